@@ -1,0 +1,4 @@
+//! flanrt: instruction-tune and score decoder-only language models.
+pub mod error;
+pub mod ops;
+pub mod rng;

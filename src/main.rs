@@ -1,0 +1,2 @@
+//! The `flanrt` program.
+fn main() {}

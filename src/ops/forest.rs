@@ -1,0 +1,116 @@
+//! The forest batch: what every batch of tokens looks like to the model, in training and in scoring.
+//!
+//! A batch is a forest of *segments* laid end to end without padding. A token attends to its own segment causally and to
+//! every ancestor segment in full; positions continue from the parent's end. A packed training batch is roots only; a
+//! question with its options is a root with a child per option, the context computed once.
+
+use crate::error::{Error, Result};
+
+/// One node of the forest: `len` tokens at rows `start..start + len` of the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Index of the parent segment, which stands earlier in the batch; `None` for a root.
+    pub parent: Option<u32>,
+    /// First row of the segment in the batch.
+    pub start: u32,
+    /// Number of tokens, at least 1.
+    pub len: u32,
+    /// Position of the first token: the parent's `position + len`; 0 for a root.
+    pub position: u32,
+}
+
+/// Tokens of a forest and what is asked of them. `rows`, `targets` and `owners` run in parallel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Token ids, `[t]`.
+    pub tokens: Vec<u32>,
+    /// The segments, in row order; together they cover `0..t` exactly.
+    pub segments: Vec<Segment>,
+    /// For each prediction asked for, the row whose output predicts; ascending, a row may repeat with other targets.
+    pub rows: Vec<u32>,
+    /// For each prediction asked for, the token whose log-probability is wanted.
+    pub targets: Vec<u32>,
+    /// For each prediction asked for, whose it is: an example's or option's number, in the caller's own counting.
+    pub owners: Vec<u32>,
+}
+
+impl Batch {
+    /// Number of tokens, `t`.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Appends a segment of `tokens` under `parent` and returns its index.
+    pub fn push(&mut self, parent: Option<u32>, tokens: &[u32]) -> u32 {
+        assert!(!tokens.is_empty(), "a segment holds at least one token");
+        let position = parent.map_or(0, |p| {
+            let p = self.segments[p as usize];
+            p.position + p.len
+        });
+        self.segments.push(Segment { parent, start: self.len() as u32, len: tokens.len() as u32, position });
+        self.tokens.extend_from_slice(tokens);
+        self.segments.len() as u32 - 1
+    }
+
+    /// Asks for the log-probability of `target` after row `row`.
+    pub fn ask(&mut self, row: u32, target: u32, owner: u32) {
+        self.rows.push(row);
+        self.targets.push(target);
+        self.owners.push(owner);
+    }
+
+    /// Puts the predictions asked for in ascending row order (stable).
+    pub fn sort_asks(&mut self) {
+        let mut order: Vec<usize> = (0..self.rows.len()).collect();
+        order.sort_by_key(|&i| self.rows[i]);
+        let by = |v: &[u32]| order.iter().map(|&i| v[i]).collect::<Vec<_>>();
+        (self.rows, self.targets, self.owners) = (by(&self.rows), by(&self.targets), by(&self.owners));
+    }
+
+    /// The position of every token, `[t]`.
+    pub fn positions(&self) -> Vec<u32> {
+        self.segments.iter().flat_map(|s| s.position..s.position + s.len).collect()
+    }
+
+    /// Checks the laws of the forest against a model's `vocab` size and longest `context`.
+    pub fn check(&self, vocab: usize, context: usize) -> Result<()> {
+        let mut row = 0;
+        for (i, s) in self.segments.iter().enumerate() {
+            let position = match s.parent {
+                None => 0,
+                Some(p) if (p as usize) < i => {
+                    let p = self.segments[p as usize];
+                    p.position + p.len
+                }
+                Some(p) => return Err(Error::internal(format!("segment {i} has parent {p}, which is not before it"))),
+            };
+            if s.start != row || s.len == 0 || s.position != position {
+                return Err(Error::internal(format!("segment {i} breaks the forest's layout: {s:?}")));
+            }
+            if (s.position + s.len) as usize > context {
+                return Err(Error::internal(format!(
+                    "segment {i} ends at position {}, past the model's {context}",
+                    s.position + s.len
+                )));
+            }
+            row += s.len;
+        }
+        let t = self.len();
+        let asks = self.rows.len();
+        let ordered = self.rows.windows(2).all(|w| w[0] <= w[1]);
+        let inside = self.rows.last().is_none_or(|&r| (r as usize) < t);
+        if row as usize != t || asks != self.targets.len() || asks != self.owners.len() || !ordered || !inside {
+            return Err(Error::internal("a batch's rows, targets and tokens do not fit together"));
+        }
+        match self.tokens.iter().chain(&self.targets).find(|&&x| x as usize >= vocab) {
+            Some(x) => Err(Error::model(format!("token id {x} is outside the model's vocabulary of {vocab}"))
+                .fix("the tokenizer does not belong to these weights")),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The op contract: what a device can do.
+pub mod forest;
