@@ -1,0 +1,126 @@
+//! The vocabulary product with cross-entropy or log-probabilities, a chunk of rows at a time.
+
+use super::rows::{floats, indices, shape};
+use super::simd::vectorized;
+use super::{Cpu, simd};
+use crate::ops::loss::Loss;
+use crate::ops::matmul::{Form, Matmul};
+use crate::tensor::{DType, Tensor};
+
+vectorized! {
+    /// Sum of `exp(x_i - shift)`: f32 lanes, f64 over blocks of 1024.
+    fn sum_exp(x: &[f32], shift: f32) -> f64 {
+        let mut total = 0f64;
+        for block in x.chunks(1024) {
+            total += f64::from(simd::reduce(block.len(), |i, s| s + simd::exp(block[i] - shift)));
+        }
+        total
+    }
+}
+
+/// `log(sum(exp(x)))` with the largest element taken out first.
+fn log_sum_exp(x: &[f32]) -> f64 {
+    let top = simd::max(x);
+    f64::from(top) + libm::log(sum_exp(x, top))
+}
+
+/// `f(chunk, logits)` for the rows of `x` in chunks as large as `scratch` holds: `logits [chunk.len(), v]` dense.
+fn chunks(
+    cpu: &Cpu,
+    x: Tensor,
+    w: Tensor,
+    scratch: Tensor,
+    mut f: impl FnMut(std::ops::Range<usize>, Tensor),
+) {
+    let v = w.rows();
+    assert!(
+        scratch.dtype() == DType::F32 && scratch.cols() == v && scratch.rows() > 0,
+        "scratch {scratch:?}"
+    );
+    for start in (0..x.rows()).step_by(scratch.rows()) {
+        let rows = start..x.rows().min(start + scratch.rows());
+        let logits = scratch.slice_rows(0..rows.len());
+        cpu.matmul(logits, x.slice_rows(rows.clone()), w, Form::NT, None, None);
+        f(rows, logits);
+    }
+}
+
+impl Loss for Cpu {
+    fn linear_cross_entropy(
+        &self,
+        loss: Tensor,
+        dx: Tensor,
+        dw: Tensor,
+        x: Tensor,
+        w: Tensor,
+        targets: Tensor,
+        scale: f32,
+        scratch: Tensor,
+    ) {
+        let (r, v) = (x.rows(), w.rows());
+        shape!(loss, 1, r);
+        shape!(targets, 1, r);
+        shape!(dx, r, x.cols());
+        shape!(dw, v, x.cols());
+        let targets = indices(targets);
+        let losses = floats(loss).as_mut_ptr() as usize;
+        chunks(self, x, w, scratch, |rows, logits| {
+            let dlogits = floats(logits).as_mut_ptr() as usize;
+            self.each(rows.len(), |i| {
+                // SAFETY: one task a row of the chunk and of the losses, both exclusively this op's.
+                let row = unsafe { std::slice::from_raw_parts_mut((dlogits as *mut f32).add(i * v), v) };
+                let target = targets[rows.start + i] as usize;
+                let lse = log_sum_exp(row);
+                // SAFETY: as above.
+                unsafe { *(losses as *mut f32).add(rows.start + i) = (lse - f64::from(row[target])) as f32 };
+                let top = simd::max(row);
+                let total = simd::exp_sum(row, 1.0, top);
+                simd::scale(row, (f64::from(scale) / total) as f32);
+                row[target] -= scale;
+            });
+            self.matmul(dx.slice_rows(rows.clone()), logits, w, Form::NN, None, None);
+            self.matmul(dw, logits, x.slice_rows(rows), Form::TN, None, Some(dw));
+        });
+    }
+
+    fn linear_logprob(
+        &self,
+        logprob: Tensor,
+        best: Tensor,
+        x: Tensor,
+        w: Tensor,
+        rows: Tensor,
+        targets: Tensor,
+        scratch: Tensor,
+    ) {
+        let (n, v) = (rows.cols(), w.rows());
+        shape!(logprob, 1, n);
+        shape!(best, 1, n);
+        shape!(targets, 1, n);
+        let (asked, targets) = (indices(rows), indices(targets));
+        let out = floats(logprob).as_mut_ptr() as usize;
+        assert_eq!(best.dtype(), DType::U32);
+        chunks(self, x, w, scratch, |rows, logits| {
+            let logits = floats(logits);
+            self.each(rows.len(), |i| {
+                let row = &logits[i * v..][..v];
+                let from = asked.partition_point(|&a| (a as usize) < rows.start + i);
+                let to = asked.partition_point(|&a| (a as usize) <= rows.start + i);
+                if from == to {
+                    return;
+                }
+                let lse = log_sum_exp(row);
+                let top = simd::max(row);
+                let first = row.iter().position(|&x| x == top).unwrap_or(0);
+                for j in from..to {
+                    let value = (f64::from(row[targets[j] as usize]) - lse) as f32;
+                    // SAFETY: the asks of a row belong to its task.
+                    unsafe {
+                        *(out as *mut f32).add(j) = value;
+                        *(best.addr() as *mut u32).add(j) = first as u32;
+                    }
+                }
+            });
+        });
+    }
+}

@@ -1,0 +1,94 @@
+//! Matrix products: output tiles are tasks; each packs its operand blocks, accumulates in f32 and writes once.
+
+use super::gemm::{KC, MAX_MR, MAX_NR, Micro, pack_cols, pack_rows};
+use super::rows::{shape, store, view, with_buffers};
+use super::{Cpu, simd};
+use crate::ops::matmul::{Form, Matmul};
+use crate::tensor::Tensor;
+
+/// Largest output tile of a task: with its operand blocks it fits a megabyte of L2.
+const TILE: (usize, usize) = (192, 256);
+
+/// Output tile for `[m, n]`: halved until there is work for `threads`, never below a register tile. Bits do not depend on it.
+fn tile(m: usize, n: usize, micro: &Micro, threads: usize) -> (usize, usize) {
+    let (mut tm, mut tn) = (TILE.0.min(m), TILE.1.min(n));
+    while m.div_ceil(tm) * n.div_ceil(tn) < 4 * threads {
+        if tn >= tm && tn >= 2 * micro.nr {
+            tn = (tn / 2).next_multiple_of(micro.nr);
+        } else if tm >= 2 * micro.mr {
+            tm = (tm / 2).next_multiple_of(micro.mr);
+        } else {
+            break;
+        }
+    }
+    (tm, tn)
+}
+
+impl Matmul for Cpu {
+    fn matmul(
+        &self,
+        y: Tensor,
+        a: Tensor,
+        b: Tensor,
+        form: Form,
+        bias: Option<Tensor>,
+        plus: Option<Tensor>,
+    ) {
+        let (m, k) = if form == Form::TN { (a.cols(), a.rows()) } else { (a.rows(), a.cols()) };
+        let n = if form == Form::NT { b.rows() } else { b.cols() };
+        assert_eq!(
+            if form == Form::NT { b.cols() } else { b.rows() },
+            k,
+            "inner sizes of {a:?} and {b:?}, {form:?}"
+        );
+        shape!(y, m, n);
+        if let Some(bias) = bias {
+            shape!(bias, 1, n);
+        }
+        if let Some(plus) = plus {
+            shape!(plus, m, n);
+        }
+        if m == 0 || n == 0 {
+            return;
+        }
+        let micro = Micro::get();
+        let threads = if m * n * k < 1 << 15 { 1 } else { self.threads() };
+        let (tm, tn) =
+            if threads == 1 { (TILE.0.min(m), TILE.1.min(n)) } else { tile(m, n, &micro, threads) };
+        let across = n.div_ceil(tn);
+        let task = |i: usize| {
+            let (i0, j0) = (i / across * tm, i % across * tn);
+            let (mi, nj) = (tm.min(m - i0), tn.min(n - j0));
+            let (pm, pn) = (mi.next_multiple_of(micro.mr), nj.next_multiple_of(micro.nr));
+            let kc = KC.min(k);
+            let line = KC.max(TILE.1).max(TILE.0 + MAX_MR) + MAX_NR;
+            with_buffers([pm * kc, pn * kc, pm * pn, line], |[pa, pb, c, line]| {
+                c.fill(0.0);
+                for k0 in (0..k).step_by(KC) {
+                    let kk = KC.min(k - k0);
+                    match form {
+                        Form::TN => pack_cols(pa, micro.mr, a, (i0, mi), (k0, kk), line),
+                        _ => pack_rows(pa, micro.mr, a, (i0, mi), (k0, kk), line),
+                    }
+                    match form {
+                        Form::NT => pack_rows(pb, micro.nr, b, (j0, nj), (k0, kk), line),
+                        _ => pack_cols(pb, micro.nr, b, (j0, nj), (k0, kk), line),
+                    }
+                    micro.block(mi, nj, kk, pa, pb, c, pn);
+                }
+                for r in 0..mi {
+                    let out = &mut c[r * pn..][..nj];
+                    if let Some(bias) = bias {
+                        simd::add(out, view(line, bias, 0, j0, nj));
+                    }
+                    if let Some(plus) = plus {
+                        simd::add(out, view(line, plus, i0 + r, j0, nj));
+                    }
+                    store(y, i0 + r, j0, out);
+                }
+            });
+        };
+        let tasks = m.div_ceil(tm) * across;
+        if threads == 1 { (0..tasks).for_each(task) } else { self.each(tasks, task) }
+    }
+}

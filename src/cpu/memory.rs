@@ -1,0 +1,67 @@
+//! CPU memory: zeroed, 64-byte aligned allocations that the system backs with pages when they are first touched.
+
+use super::Cpu;
+use super::rows::{slice, slice_mut};
+use super::simd::{Level, level};
+use crate::error::{Error, Kind, Result};
+use crate::ops::memory::{Block, Memory};
+use crate::tensor::Tensor;
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+
+impl Memory for Cpu {
+    fn name(&self) -> String {
+        let vectors = match level() {
+            Level::Avx512 => "avx512",
+            Level::Avx2 => "avx2",
+            Level::Base => std::env::consts::ARCH,
+        };
+        format!("cpu x{} ({vectors})", self.threads())
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Block> {
+        let too_large = || {
+            Error::new(Kind::Memory, format!("cannot allocate {:.1} MiB", bytes as f64 / (1 << 20) as f64))
+                .fix("lower --micro-batch or --seq-len, use --recompute block, or a 16-bit --dtype; `flanrt plan` shows what takes how much")
+        };
+        let layout = Layout::from_size_align(bytes.max(64), 64).map_err(|_| too_large())?;
+        // SAFETY: the size is not zero.
+        let ptr = unsafe { alloc_zeroed(layout) };
+        if ptr.is_null() {
+            return Err(too_large());
+        }
+        // SAFETY: freed once, with the layout it was made with.
+        Ok(Block::new(ptr as usize, move |addr| unsafe { dealloc(addr as *mut u8, layout) }))
+    }
+
+    fn write(&self, dst: Tensor, src: &[u8]) {
+        assert!(dst.is_dense() && dst.bytes() == src.len(), "{} bytes into {dst:?}", src.len());
+        // SAFETY: dense and of this size by the assertion; nobody uses the tensor during a transfer.
+        unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), dst.addr() as *mut u8, src.len()) };
+    }
+
+    fn read(&self, dst: &mut [u8], src: Tensor) {
+        assert!(src.is_dense() && src.bytes() == dst.len(), "{} bytes from {src:?}", dst.len());
+        // SAFETY: as in `write`.
+        unsafe { std::ptr::copy_nonoverlapping(src.addr() as *const u8, dst.as_mut_ptr(), dst.len()) };
+    }
+
+    fn zero(&self, x: Tensor) {
+        let (rows, cols) = if x.is_dense() { (1, x.len()) } else { (x.rows(), x.cols()) };
+        let flat = if x.is_dense() { x.reshape(1, x.len()) } else { x };
+        self.blocks(cols, 1 << 16, |c| {
+            for r in 0..rows {
+                // SAFETY: tasks cover disjoint columns; a zero is all zero bytes in every dtype.
+                unsafe {
+                    match x.dtype().size() {
+                        2 => slice_mut::<u16>(flat, r, c.start, c.len()).fill(0),
+                        _ => slice_mut::<u32>(flat, r, c.start, c.len()).fill(0),
+                    }
+                }
+            }
+        });
+        debug_assert!(
+            // SAFETY: as above.
+            x.is_empty() || unsafe { x.dtype().size() == 2 || slice::<u32>(flat, 0, 0, 1)[0] == 0 }
+        );
+    }
+}

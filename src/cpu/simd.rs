@@ -1,0 +1,238 @@
+//! Vector code without intrinsics: plain loops compiled once for each vector width, chosen at run time.
+//!
+//! Rust never contracts or reorders float operations, and every multiply-add here is an explicit `mul_add`, so the
+//! AVX-512, AVX2, NEON and scalar versions of a function return the same bits. (An x86-64 without FMA, before 2013, gets
+//! those bits too, slowly.) The exponential is our own for the same reason.
+
+/// Vector width of this machine, found once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    /// 512-bit vectors.
+    Avx512,
+    /// 256-bit vectors with fused multiply-add.
+    Avx2,
+    /// What the target guarantees.
+    Base,
+}
+
+/// The level of this machine.
+#[inline]
+pub(super) fn level() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::sync::atomic::{AtomicU8, Ordering};
+        static FOUND: AtomicU8 = AtomicU8::new(0);
+        match FOUND.load(Ordering::Relaxed) {
+            3 => return Level::Avx512,
+            2 => return Level::Avx2,
+            1 => return Level::Base,
+            _ => {}
+        }
+        let avx2 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("bmi2");
+        let avx512 = avx2
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        let (code, found) = match (avx512, avx2) {
+            (true, _) => (3, Level::Avx512),
+            (_, true) => (2, Level::Avx2),
+            _ => (1, Level::Base),
+        };
+        FOUND.store(code, Ordering::Relaxed);
+        found
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    Level::Base
+}
+
+/// Defines a function whose body is compiled for each [`Level`]; what it calls must be `#[inline(always)]`.
+macro_rules! vectorized {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[inline]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn plain($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? { plain($($arg),*) }
+                #[target_feature(enable = "avx2,fma,f16c,bmi2")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? { plain($($arg),*) }
+                match $crate::cpu::simd::level() {
+                    // SAFETY: the level says that this machine has these features.
+                    $crate::cpu::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::cpu::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::cpu::simd::Level::Base => {}
+                }
+            }
+            plain($($arg),*)
+        }
+    };
+}
+pub(super) use vectorized;
+
+/// Lanes of every reduction, whatever the vector width.
+pub(super) const LANES: usize = 16;
+
+/// `e^x`, at most 1.2 ulp off (tested over the whole range); 0 below -87.33, and for -inf.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
+    let n = x.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let r = n.mul_add(-0.693_359_4, x);
+    let r = n.mul_add(2.121_944_4e-4, r);
+    let mut p = 1.987_569_1e-4;
+    p = r.mul_add(p, 1.398_2e-3);
+    p = r.mul_add(p, 8.333_452e-3);
+    p = r.mul_add(p, 4.166_579_6e-2);
+    p = r.mul_add(p, 1.666_666_5e-1);
+    p = r.mul_add(p, 0.5);
+    let y = (r * r).mul_add(p, r) + 1.0;
+    // 2^n in two factors: n = 128 alone would overflow the exponent field.
+    let half = (n as i32) >> 1;
+    let rest = n as i32 - half;
+    let two = |e: i32| f32::from_bits(((e + 127) << 23) as u32);
+    let y = y * two(half.clamp(-126, 127)) * two(rest.clamp(-126, 127));
+    if x < -87.336_54 { 0.0 } else { y }
+}
+
+/// The lanes' sum, pairwise.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Sum of `term(i)` over `0..n`: lane `i % 16` takes term `i` in ascending order, then the lanes are folded.
+#[inline(always)]
+pub(super) fn reduce(n: usize, term: impl Fn(usize, f32) -> f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let whole = n / LANES * LANES;
+    let mut i = 0;
+    while i < whole {
+        for j in 0..LANES {
+            lanes[j] = term(i + j, lanes[j]);
+        }
+        i += LANES;
+    }
+    for j in 0..n - whole {
+        lanes[j] = term(whole + j, lanes[j]);
+    }
+    fold(lanes)
+}
+
+vectorized! {
+    /// `sum a_i b_i`.
+    pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+        let b = &b[..a.len()];
+        reduce(a.len(), |i, s| a[i].mul_add(b[i], s))
+    }
+}
+
+vectorized! {
+    /// `y += s * x`.
+    pub(super) fn axpy(y: &mut [f32], s: f32, x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = s.mul_add(*x, *y);
+        }
+    }
+}
+
+vectorized! {
+    /// `y += x`.
+    pub(super) fn add(y: &mut [f32], x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += *x;
+        }
+    }
+}
+
+vectorized! {
+    /// `y *= s`.
+    pub(super) fn scale(y: &mut [f32], s: f32) {
+        for y in y {
+            *y *= s;
+        }
+    }
+}
+
+vectorized! {
+    /// The largest element; -inf for none. NaN elements are passed over.
+    pub(super) fn max(x: &[f32]) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let mut chunks = x.chunks_exact(LANES);
+        for c in &mut chunks {
+            for j in 0..LANES {
+                lanes[j] = if c[j] > lanes[j] { c[j] } else { lanes[j] };
+            }
+        }
+        let rest = chunks.remainder().iter().copied();
+        lanes.into_iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+    }
+}
+
+vectorized! {
+    /// `x = exp(scale * x - shift)` in place and the sum of the results (f32 lanes, f64 over blocks of 1024).
+    pub(super) fn exp_sum(x: &mut [f32], factor: f32, shift: f32) -> f64 {
+        let mut total = 0f64;
+        for block in x.chunks_mut(1024) {
+            for x in block.iter_mut() {
+                *x = exp(x.mul_add(factor, -shift));
+            }
+            total += f64::from(reduce(block.len(), |i, s| s + block[i]));
+        }
+        total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    vectorized! {
+        fn exp_all(x: &mut [f32]) {
+            for x in x {
+                *x = exp(*x);
+            }
+        }
+    }
+
+    #[test]
+    fn exp_is_close_to_f64_everywhere() {
+        let mut worst = 0f64;
+        let (lo, hi) = (-87.3f32, 88.7f32);
+        let xs: Vec<f32> = (0..2_000_000).map(|i| lo + (hi - lo) * i as f32 / 2e6).collect();
+        let mut ys = xs.clone();
+        exp_all(&mut ys);
+        for (x, y) in xs.iter().zip(&ys) {
+            let want = f64::from(*x).exp();
+            let ulp = f64::from(f32::from_bits((want as f32).to_bits() + 1)) - f64::from(want as f32);
+            worst = worst.max((f64::from(*y) - want).abs() / ulp);
+        }
+        assert!(worst < 1.2, "worst error {worst} ulp");
+        assert_eq!((exp(f32::NEG_INFINITY), exp(-200.0), exp(0.0)), (0.0, 0.0, 1.0));
+        assert!(exp(89.0).is_infinite() && exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn every_width_gives_the_same_bits() {
+        let xs: Vec<f32> = (0..1003).map(|i| (i as f32 * 0.37).sin() * 20.0).collect();
+        let mut wide = xs.clone();
+        exp_all(&mut wide);
+        assert!(xs.iter().zip(&wide).all(|(x, y)| exp(*x).to_bits() == y.to_bits()));
+        let plain = reduce(xs.len(), |i, s| xs[i].mul_add(wide[i], s));
+        assert_eq!(dot(&xs, &wide).to_bits(), plain.to_bits());
+    }
+}

@@ -1,0 +1,33 @@
+//! The vocabulary product fused with what is wanted of it; logits exist only for one chunk of rows.
+
+use crate::tensor::Tensor;
+
+/// Linear layer and cross-entropy in one op. `x [r, d]` are the normed rows that predict, `w [v, d]` the head, `targets
+/// [1, n]` u32; `scratch [c, v]` f32 holds the logits of `c` rows at a time.
+pub trait Loss {
+    /// `loss[i] = -log softmax(w x_i)[targets_i]`, `[1, r]` f32; sets `dx [r, d]` and adds to `dw [v, d]` f32 the gradient
+    /// of `scale * sum(loss)`.
+    fn linear_cross_entropy(
+        &self,
+        loss: Tensor,
+        dx: Tensor,
+        dw: Tensor,
+        x: Tensor,
+        w: Tensor,
+        targets: Tensor,
+        scale: f32,
+        scratch: Tensor,
+    );
+    /// `logprob[i] = log softmax(w x_j)[targets_i]`, `[1, n]` f32, and `best[i]`, `[1, n]` u32, the token of the largest
+    /// logit (the first on a tie), with `j = rows[i]`; `rows [1, n]` u32 ascending, a row may repeat.
+    fn linear_logprob(
+        &self,
+        logprob: Tensor,
+        best: Tensor,
+        x: Tensor,
+        w: Tensor,
+        rows: Tensor,
+        targets: Tensor,
+        scratch: Tensor,
+    );
+}
