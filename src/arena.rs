@@ -7,7 +7,8 @@ use crate::error::Result;
 use crate::ops::{Block, Device};
 use crate::tensor::{DType, Tensor};
 
-/// Every tensor starts on such a boundary: a cache line, and a full vector register.
+/// Every tensor starts at a multiple of so many elements: full vectors, and the same element offsets in arenas of the same
+/// layout but another dtype, so that weights, gradients and moments can be walked as flat ranges side by side.
 const ALIGN: usize = 64;
 
 /// A named part of an arena.
@@ -50,7 +51,7 @@ impl Arena {
     /// The next `[rows, cols]` elements of `dtype`, counted under `name` (same names add up).
     pub fn take(&mut self, name: &str, dtype: DType, rows: usize, cols: usize) -> Tensor {
         let tensor = Tensor::new(self.base + self.used, dtype, rows, cols);
-        let bytes = tensor.bytes().next_multiple_of(ALIGN);
+        let bytes = tensor.len().next_multiple_of(ALIGN) * dtype.size();
         assert!(self.used + bytes <= self.limit, "arena overrun at {name}");
         self.used += bytes;
         match self.entries.iter_mut().find(|e| e.name == name) {

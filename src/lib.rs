@@ -2,6 +2,7 @@
 pub mod arena;
 pub mod cpu;
 pub mod error;
+pub mod model;
 pub mod ops;
 pub mod rng;
 pub mod tensor;

@@ -142,15 +142,6 @@ vectorized! {
 }
 
 vectorized! {
-    /// `y += s * x`.
-    pub(super) fn axpy(y: &mut [f32], s: f32, x: &[f32]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = s.mul_add(*x, *y);
-        }
-    }
-}
-
-vectorized! {
     /// `y += x`.
     pub(super) fn add(y: &mut [f32], x: &[f32]) {
         for (y, x) in y.iter_mut().zip(x) {
