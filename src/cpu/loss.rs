@@ -78,8 +78,8 @@ impl Loss for Cpu {
                 simd::scale(row, (f64::from(scale) / total) as f32);
                 row[target] -= scale;
             });
-            self.matmul(dx.slice_rows(rows.clone()), logits, w, Form::NN, None, None);
-            self.matmul(dw, logits, x.slice_rows(rows), Form::TN, None, Some(dw));
+            self.matmul(dw, logits, x.slice_rows(rows.clone()), Form::TN, None, Some(dw));
+            self.matmul(dx.slice_rows(rows), logits, w, Form::NN, None, None); // last: dx may be x
         });
     }
 

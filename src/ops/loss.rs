@@ -6,7 +6,7 @@ use crate::tensor::Tensor;
 /// [1, n]` u32; `scratch [c, v]` f32 holds the logits of `c` rows at a time.
 pub trait Loss {
     /// `loss[i] = -log softmax(w x_i)[targets_i]`, `[1, r]` f32; sets `dx [r, d]` and adds to `dw [v, d]` f32 the gradient
-    /// of `scale * sum(loss)`.
+    /// of `scale * sum(loss)`. `dx` may be `x`.
     fn linear_cross_entropy(
         &self,
         loss: Tensor,

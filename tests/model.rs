@@ -1,0 +1,294 @@
+//! Is the model right? Against PyTorch-made fixtures (tests/fixtures/README.md): hidden states, logits, token losses, every
+//! gradient and ten AdamW steps; and the options that promise not to change a bit.
+
+use flanrt::arena::Arena;
+use flanrt::cpu::Cpu;
+use flanrt::model::{Acts, Config, Input, Model, Params, Recompute, Sizes};
+use flanrt::ops::{AdamW, Batch, Device, optim};
+use flanrt::tensor::{DType, Tensor};
+use safetensors::SafeTensors;
+use std::path::{Path, PathBuf};
+
+const CASES: [&str; 5] = ["llama-gqa", "llama-tied", "mistral", "qwen2", "qwen3"];
+
+fn fixture(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(case)
+}
+
+/// The stored reference numbers of a case.
+struct Expected(Vec<u8>);
+
+impl Expected {
+    fn of(case: &str) -> Self {
+        Self(std::fs::read(fixture(case).join("expected.safetensors")).unwrap())
+    }
+    fn file(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.0).unwrap()
+    }
+    fn f32s(&self, name: &str) -> Vec<f32> {
+        let file = self.file();
+        let bytes = file.tensor(name).unwrap().data().chunks_exact(4);
+        bytes.map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+    fn f64s(&self, name: &str) -> Vec<f64> {
+        let file = self.file();
+        let bytes = file.tensor(name).unwrap().data().chunks_exact(8);
+        bytes.map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+    fn u32s(&self, name: &str) -> Vec<u32> {
+        let file = self.file();
+        let bytes = file.tensor(name).unwrap().data().chunks_exact(4);
+        bytes.map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+    /// The batch of the fixture: its sequences as roots, asks at the targets.
+    fn batch(&self) -> Batch {
+        let (ids, mask) = (self.u32s("ids"), self.file().tensor("target_mask").unwrap().data().to_vec());
+        let mut batch = Batch::default();
+        let mut at = 0;
+        for (s, len) in self.u32s("lengths").into_iter().enumerate() {
+            let range = at..at + len as usize;
+            batch.push(None, &ids[range.clone()]);
+            for i in range.clone().skip(1).filter(|&i| mask[i] == 1) {
+                batch.ask(i as u32 - 1, ids[i], s as u32);
+            }
+            at = range.end;
+        }
+        batch
+    }
+}
+
+/// A model with everything a training step needs, in f32.
+struct Rig {
+    device: Box<dyn Device>,
+    model: Model,
+    grads: Params,
+    m: Params,
+    v: Params,
+    acts: Acts,
+    scratch: Tensor,
+    clip: Tensor,
+    _arena: Arena,
+}
+
+impl Rig {
+    fn new(
+        case: &str,
+        config: &str,
+        recompute: Recompute,
+        chunk: usize,
+        batch: &Batch,
+        threads: usize,
+    ) -> Self {
+        let device: Box<dyn Device> = Box::new(Cpu::new(threads).unwrap());
+        let config = Config::parse(&std::fs::read(fixture(case).join(config)).unwrap(), config).unwrap();
+        let sizes = Sizes { tokens: batch.len(), asks: batch.len(), chunk, train: Some(recompute) };
+        let (arena, (model, grads, m, v, acts, scratch, clip)) = Arena::carve(&*device, |arena| {
+            let model = Model::carve(&config, arena, DType::F32);
+            let scratch = arena.take("clip", DType::F32, 1, optim::clip_scratch(model.params.all.cols()));
+            let mut params = |name| Params::carve(&config, arena, name, DType::F32);
+            let (grads, m, v) = (params("grads"), params("m"), params("v"));
+            let acts = Acts::carve(&config, arena, DType::F32, sizes);
+            (model, grads, m, v, acts, scratch, arena.take("clip", DType::F32, 1, 2))
+        })
+        .unwrap();
+        let bytes = std::fs::read(fixture(case).join("model.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let named = model.params.named(&config);
+        assert_eq!(named.len(), file.len(), "{case}: parameters");
+        for n in named {
+            let stored = file.tensor(&n.name).unwrap();
+            assert_eq!(stored.shape(), n.shape, "{case}: {}", n.name);
+            device.write(n.tensor, stored.data());
+        }
+        model.prepare(&*device);
+        Self { device, model, grads, m, v, acts, scratch, clip, _arena: arena }
+    }
+
+    fn plain(case: &str, batch: &Batch) -> Self {
+        Self::new(case, "config.json", Recompute::None, 7, batch, 2)
+    }
+
+    fn upload(&self, batch: &Batch) -> Input {
+        self.model.upload(&*self.device, &self.acts, batch).unwrap()
+    }
+
+    fn losses(&self, batch: &Batch) -> Vec<f32> {
+        self.device.zero(self.grads.all);
+        let input = self.upload(batch);
+        let scale = 1.0 / batch.rows.len() as f32;
+        let losses = self.model.train(&*self.device, &self.acts, &input, &self.grads, scale);
+        self.read(losses)
+    }
+
+    fn read(&self, x: Tensor) -> Vec<f32> {
+        let mut out = vec![0f32; x.len()];
+        self.device.read(bytemuck::cast_slice_mut(&mut out), x);
+        out
+    }
+}
+
+/// Largest difference relative to the largest expected magnitude.
+fn worst(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let top = want.iter().fold(1e-12f64, |a, b| a.max(f64::from(b.abs())));
+    got.iter()
+        .zip(want)
+        .map(|(a, b)| f64::from((a - b).abs()) / top)
+        .fold(0.0, |a, b| if b.is_nan() { b } else { a.max(b) })
+}
+
+fn mean(x: &[f32]) -> f64 {
+    x.iter().map(|&x| f64::from(x)).sum::<f64>() / x.len() as f64
+}
+
+/// Every row asked for once, so that logits come for all of them.
+fn all_rows(batch: &Batch) -> Batch {
+    let mut all =
+        Batch { tokens: batch.tokens.clone(), segments: batch.segments.clone(), ..Batch::default() };
+    (0..batch.len() as u32).for_each(|r| all.ask(r, 0, 0));
+    all
+}
+
+#[test]
+fn logits_losses_and_every_gradient_agree_with_pytorch() {
+    for case in CASES {
+        let expected = Expected::of(case);
+        let batch = expected.batch();
+        for config in ["config.json", "config.legacy.json"] {
+            let rig = Rig::new(case, config, Recompute::None, 7, &batch, 2);
+            let all = all_rows(&batch);
+            let logits = rig.model.logits(&*rig.device, &rig.acts, &rig.upload(&all));
+            let off = worst(&logits, &expected.f32s("logits"));
+            assert!(off < 3e-6, "{case}/{config}: logits off by {off:.1e} of their largest");
+            let losses = rig.losses(&batch);
+            for (i, (got, want)) in losses.iter().zip(expected.f64s("token_loss")).enumerate() {
+                assert!(
+                    (f64::from(*got) - want).abs() < 1e-5,
+                    "{case}: loss of target {i} is {got}, want {want}"
+                );
+            }
+            let want = expected.f64s("loss")[0];
+            assert!(
+                (mean(&losses) / want - 1.0).abs() < 1e-6,
+                "{case}: mean loss {} vs {want}",
+                mean(&losses)
+            );
+            for n in rig.grads.named(&rig.model.config) {
+                let off = worst(&rig.read(n.tensor), &expected.f32s(&format!("grad.{}", n.name)));
+                assert!(
+                    off < 1e-4,
+                    "{case}/{config}: gradient of {} off by {off:.1e} of its largest",
+                    n.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn ten_adamw_steps_agree_with_pytorch() {
+    for case in CASES {
+        let expected = Expected::of(case);
+        let batch = expected.batch();
+        let rig = Rig::plain(case, &batch);
+        let (losses, norms) = (expected.f64s("adamw_losses"), expected.f64s("grad_norms"));
+        for step in 0..10 {
+            let got = mean(&rig.losses(&batch));
+            let d = &rig.device;
+            d.clip(rig.clip, rig.grads.all, 1.0, 1.0, rig.scratch);
+            let norm = f64::from(rig.read(rig.clip)[0]);
+            assert!(
+                (got / losses[step] - 1.0).abs() < 1e-4,
+                "{case}: loss {got} at step {step}, want {}",
+                losses[step]
+            );
+            assert!(
+                (norm / norms[step] - 1.0).abs() < 1e-3,
+                "{case}: norm {norm} at step {step}, want {}",
+                norms[step]
+            );
+            let how =
+                AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, step: step as u64 + 1 };
+            let (w, m, v, g) = (&rig.model.params, &rig.m, &rig.v, &rig.grads);
+            d.adamw(w.decayed, w.decayed, m.decayed, v.decayed, g.decayed, rig.clip, how);
+            let how = AdamW { decay: 0.0, ..how };
+            d.adamw(w.plain, w.plain, m.plain, v.plain, g.plain, rig.clip, how);
+        }
+    }
+}
+
+/// Losses and gradients as bits, of one configuration of the options.
+fn bits(case: &str, recompute: Recompute, chunk: usize, threads: usize) -> (Vec<u32>, Vec<u32>) {
+    let batch = Expected::of(case).batch();
+    let rig = Rig::new(case, "config.json", recompute, chunk, &batch, threads);
+    let bits = |x: Vec<f32>| x.into_iter().map(f32::to_bits).collect();
+    (bits(rig.losses(&batch)), bits(rig.read(rig.grads.all)))
+}
+
+#[test]
+fn recompute_and_threads_do_not_change_a_bit() {
+    for case in CASES {
+        let want = bits(case, Recompute::None, 7, 1);
+        assert!(want == bits(case, Recompute::Block, 7, 1), "{case}: recompute");
+        assert!(want == bits(case, Recompute::None, 7, 2), "{case}: threads");
+        // Chunks of logits change the order in which the head's gradient is summed, not the losses.
+        assert!(want.0 == bits(case, Recompute::None, 100, 2).0, "{case}: chunk");
+    }
+}
+
+#[test]
+fn losses_are_the_same_bits_packed_and_alone() {
+    for case in CASES {
+        let batch = Expected::of(case).batch();
+        let rig = Rig::plain(case, &batch);
+        let together = rig.losses(&batch);
+        let mut alone = Vec::new();
+        for (s, segment) in batch.segments.iter().enumerate() {
+            let mut one = Batch::default();
+            let range = segment.start..segment.start + segment.len;
+            one.push(None, &batch.tokens[range.start as usize..range.end as usize]);
+            for i in (0..batch.rows.len()).filter(|&i| batch.owners[i] == s as u32) {
+                one.ask(batch.rows[i] - segment.start, batch.targets[i], 0);
+            }
+            alone.extend(rig.losses(&one));
+        }
+        let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&together), bits(&alone), "{case}");
+    }
+}
+
+#[test]
+fn a_shared_context_gives_the_bits_of_plain_sequences() {
+    for case in CASES {
+        let expected = Expected::of(case);
+        let ids = expected.u32s("ids");
+        let (context, options) = (&ids[..9], [&ids[9..12], &ids[4..5], &ids[1..7]]);
+        let (mut forest, mut plain) = (Batch::default(), Batch::default());
+        let root = forest.push(None, context);
+        for (o, option) in options.iter().enumerate() {
+            let child = forest.push(Some(root), option);
+            let start = forest.segments[child as usize].start;
+            forest.ask(8, option[0], o as u32);
+            (1..option.len() as u32).for_each(|i| forest.ask(start + i - 1, option[i as usize], o as u32));
+            let whole = [context, option].concat();
+            let segment = plain.push(None, &whole);
+            let start = plain.segments[segment as usize].start + 8;
+            (0..option.len() as u32).for_each(|i| plain.ask(start + i, option[i as usize], o as u32));
+        }
+        forest.sort_asks();
+        let rig = Rig::plain(case, &plain);
+        let predict = |b: &Batch| {
+            let values = rig.model.predict(&*rig.device, &rig.acts, &rig.upload(b));
+            let mut keyed: Vec<_> = b
+                .owners
+                .iter()
+                .zip(&b.targets)
+                .zip(values)
+                .map(|((o, t), (p, g))| (*o, *t, p.to_bits(), g))
+                .collect();
+            keyed.sort_unstable();
+            keyed
+        };
+        assert_eq!(predict(&forest), predict(&plain), "{case}");
+    }
+}
