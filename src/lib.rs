@@ -1,4 +1,8 @@
 //! flanrt: instruction-tune and score decoder-only language models.
+pub mod disk;
 pub mod error;
 pub mod ops;
+pub mod progress;
 pub mod rng;
+pub mod train;
+pub mod weights;
