@@ -431,7 +431,10 @@ mod tests {
         write_dir_atomic(&dir, fill_with("beta")).unwrap();
         verify_dir(&dir).unwrap();
         let m = manifest(&dir).unwrap();
-        assert_eq!(m.files.iter().map(|f| (&f.name[..], f.bytes)).collect::<Vec<_>>(), [("a", 5), ("sub/b", 4)]);
+        assert_eq!(
+            m.files.iter().map(|f| (&f.name[..], f.bytes)).collect::<Vec<_>>(),
+            [("a", 5), ("sub/b", 4)]
+        );
         assert_eq!(m.files[1].blake3, blake3::hash(b"beta").to_hex().to_string());
         let e = write_dir_atomic(&dir, |d| {
             fs::write(d.join("a"), "half").unwrap();

@@ -1,6 +1,7 @@
 //! flanrt: instruction-tune and score decoder-only language models.
 pub mod disk;
 pub mod error;
+pub mod jsonl;
 pub mod ops;
 pub mod progress;
 pub mod rng;

@@ -98,9 +98,9 @@ pub fn find_non_finite(bytes: &[u8], dtype: StoredDType) -> Option<usize> {
         4 => block.chunks_exact(4).fold(false, |any, b| {
             any | (u32::from_le_bytes([b[0], b[1], b[2], b[3]]) & exponent == exponent)
         }),
-        _ => block.chunks_exact(2).fold(false, |any, b| {
-            any | (u32::from(u16::from_le_bytes([b[0], b[1]])) & exponent == exponent)
-        }),
+        _ => block
+            .chunks_exact(2)
+            .fold(false, |any, b| any | (u32::from(u16::from_le_bytes([b[0], b[1]])) & exponent == exponent)),
     };
     let bad = bytes.par_chunks(BLOCK * size).with_min_len(CHUNK / BLOCK).position_first(any_in)?;
     Some(bad * BLOCK + index_in(&bytes[bad * BLOCK * size..])?)
@@ -131,7 +131,13 @@ mod tests {
         let scale = f64::from(mantissa);
         match exponent {
             0 => sign * fraction * 2f64.powf(f64::from(1 - bias) - scale),
-            e if e == (1 << (15 - mantissa)) - 1 => if fraction == 0.0 { sign * f64::INFINITY } else { f64::NAN },
+            e if e == (1 << (15 - mantissa)) - 1 => {
+                if fraction == 0.0 {
+                    sign * f64::INFINITY
+                } else {
+                    f64::NAN
+                }
+            }
             e => sign * (1.0 + fraction * 2f64.powf(-scale)) * 2f64.powi(e - bias),
         }
     }
@@ -148,7 +154,10 @@ mod tests {
             }
             for (bits, back) in (0..=u16::MAX).zip(bits16(&run(&wide, F32, dtype))) {
                 let nan = value(bits, mantissa, bias).is_nan();
-                assert!(bits == back || nan && value(back, mantissa, bias).is_nan(), "{bits:#06x} {back:#06x}");
+                assert!(
+                    bits == back || nan && value(back, mantissa, bias).is_nan(),
+                    "{bits:#06x} {back:#06x}"
+                );
             }
         }
     }
@@ -167,7 +176,8 @@ mod tests {
     #[test]
     fn long_unaligned_tensors_equal_element_by_element() {
         let n = 2 * CHUNK + BLOCK + 3;
-        let values: Vec<f32> = (0..n).map(|i| ((i as f32) * 0.37).sin() * 2f32.powi(i as i32 % 40 - 20)).collect();
+        let values: Vec<f32> =
+            (0..n).map(|i| ((i as f32) * 0.37).sin() * 2f32.powi(i as i32 % 40 - 20)).collect();
         let mut src = vec![0u8];
         src.extend(le(&values));
         for to in [F16, BF16, F32] {

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 /// If `bytes` are a Git LFS pointer instead of the content of `path`: the error that says so.
-pub(crate) fn lfs_pointer(path: &Path, bytes: &[u8]) -> Option<Error> {
+pub fn lfs_pointer(path: &Path, bytes: &[u8]) -> Option<Error> {
     let text = std::str::from_utf8(bytes.get(..bytes.len().min(1024))?).ok()?;
     let pointer = text.strip_prefix("version https://git-lfs")?;
     let size = pointer.lines().find_map(|line| line.strip_prefix("size ")?.trim().parse::<u64>().ok());
@@ -66,7 +66,8 @@ pub(super) fn bad_header(path: &Path, bytes: &[u8], error: &SafeTensorError) -> 
     let again = "download the file again, or save the model again";
     let bad = |what: String| Error::model(format!("{}: {what}", path.display())).fix(again);
     let claimed = bytes.first_chunk().map_or(0, |n| u64::from_le_bytes(*n));
-    let header = usize::try_from(claimed).ok().and_then(|n| bytes.get(8..n.checked_add(8)?)).unwrap_or_default();
+    let header =
+        usize::try_from(claimed).ok().and_then(|n| bytes.get(8..n.checked_add(8)?)).unwrap_or_default();
     match error {
         E::HeaderTooSmall => bad(format!("truncated: {actual} bytes, too few for a safetensors file")),
         E::HeaderTooLarge => bad(format!(
@@ -77,7 +78,9 @@ pub(super) fn bad_header(path: &Path, bytes: &[u8], error: &SafeTensorError) -> 
             bad(format!("truncated: {actual} bytes, expected more than {} for its header", claimed + 8))
         }
         E::InvalidHeader(e) => bad(format!("damaged: its header is not UTF-8: {e}")),
-        E::InvalidHeaderDeserialization(e) => bad(format!("damaged: its header is not the expected JSON: {e}")),
+        E::InvalidHeaderDeserialization(e) => {
+            bad(format!("damaged: its header is not the expected JSON: {e}"))
+        }
         E::MetadataIncompleteBuffer => {
             let data = serde_json::from_slice::<Metadata>(header).map_or(0, |m| m.data_len() as u64);
             let expected = data + claimed + 8;
@@ -107,7 +110,9 @@ fn bad_tensor(header: &[u8]) -> Option<String> {
     let mut end = 0;
     for (name, TensorInfo { dtype, shape, data_offsets: (from, to) }) in &tensors {
         if *from != end || to < from {
-            return Some(format!("bytes {from}..{to} of the tensor {name} leave a gap or overlap: expected {end}.."));
+            return Some(format!(
+                "bytes {from}..{to} of the tensor {name} leave a gap or overlap: expected {end}.."
+            ));
         }
         let elements = shape.iter().try_fold(1usize, |n, dim| n.checked_mul(*dim));
         let size = elements.and_then(|n| n.checked_mul(dtype.bitsize())).map(|bits| bits.div_ceil(8));
@@ -174,7 +179,8 @@ pub(super) fn no_weights(dir: &Path) -> Error {
     }
     let shown = names.iter().take(12).map(String::as_str).collect::<Vec<_>>().join(", ");
     let more = if names.len() > 12 { ", ..." } else { "" };
-    let there = if names.is_empty() { "; the folder is empty".into() } else { format!("; there are: {shown}{more}") };
+    let there =
+        if names.is_empty() { "; the folder is empty".into() } else { format!("; there are: {shown}{more}") };
     error(there, "give the folder that holds config.json and model.safetensors")
 }
 
@@ -214,10 +220,22 @@ mod tests {
             (long, "promise a header of 1000000000 bytes", "again"),
             (file("{not json", 0), "not the expected JSON", "again"),
             (file("[1, 2]  ", 0), "not the expected JSON", "again"),
-            (file("{\"a\":\"\u{7f}", 0).iter().map(|b| if *b == 0x7f { 0xff } else { *b }).collect(), "not UTF-8", ""),
+            (
+                file("{\"a\":\"\u{7f}", 0).iter().map(|b| if *b == 0x7f { 0xff } else { *b }).collect(),
+                "not UTF-8",
+                "",
+            ),
             (file(twice, 8), "holds the tensor a twice", "again"),
-            (one(r#"{"dtype":"F32","shape":[3],"data_offsets":[0,8]}"#, 8), "tensor a: 8 bytes, but F32 [3] takes 12", ""),
-            (one(r#"{"dtype":"F32","shape":[2],"data_offsets":[8,16]}"#, 16), "bytes 8..16 of the tensor a leave a gap", ""),
+            (
+                one(r#"{"dtype":"F32","shape":[3],"data_offsets":[0,8]}"#, 8),
+                "tensor a: 8 bytes, but F32 [3] takes 12",
+                "",
+            ),
+            (
+                one(r#"{"dtype":"F32","shape":[2],"data_offsets":[8,16]}"#, 16),
+                "bytes 8..16 of the tensor a leave a gap",
+                "",
+            ),
             (
                 one(r#"{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}"#, 8),
                 "takes more than can be",
@@ -233,7 +251,10 @@ mod tests {
             fs::write(&path, bytes).unwrap();
             let e = Checkpoint::open(tmp.path()).err().expect(message);
             assert_eq!(e.kind, Kind::Model, "{e}");
-            assert!(e.message.contains(message) && e.message.contains("model.safetensors"), "{message:?} not in {e}");
+            assert!(
+                e.message.contains(message) && e.message.contains("model.safetensors"),
+                "{message:?} not in {e}"
+            );
             assert!(e.fix.as_ref().is_some_and(|f| f.contains(fix)), "{fix:?} not in {e:?}");
         }
     }

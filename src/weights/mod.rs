@@ -9,11 +9,12 @@ pub mod read;
 pub mod save;
 
 pub use convert::{convert, convert_bytes, find_non_finite};
-pub(crate) use diagnose::lfs_pointer;
+pub use diagnose::lfs_pointer;
 pub use read::{Checkpoint, Entry};
 
 // Bytes of a file are taken as numbers as they lie; the format is little-endian.
-const _: () = assert!(cfg!(target_endian = "little"), "flanrt reads safetensors on little-endian machines only");
+const _: () =
+    assert!(cfg!(target_endian = "little"), "flanrt reads safetensors on little-endian machines only");
 
 /// How the elements of a weight are stored in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

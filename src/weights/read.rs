@@ -165,7 +165,8 @@ impl Checkpoint {
         let mut shards: Vec<&String> = weight_map.values().collect();
         shards.sort();
         shards.dedup();
-        let missing: Vec<&str> = shards.iter().filter(|s| !dir.join(s).exists()).map(|s| s.as_str()).collect();
+        let missing: Vec<&str> =
+            shards.iter().filter(|s| !dir.join(s).exists()).map(|s| s.as_str()).collect();
         if !missing.is_empty() {
             let (n, of, names) = (missing.len(), shards.len(), missing.join(", "));
             return Err(Error::model(format!("{}: {n} of {of} shards missing: {names}", index.display()))
@@ -178,8 +179,11 @@ impl Checkpoint {
             let found = self.tensors.get(name).map(|place| &self.files[place.file].path);
             if found.is_none_or(|path| *path != dir.join(shard)) {
                 let is = found.map_or("in no shard".into(), |path| format!("in {}", path.display()));
-                return Err(Error::model(format!("{}: tensor {name} is {is}, not in {shard}", index.display()))
-                    .fix("the index and the shards are of different versions: download all of them again"));
+                return Err(Error::model(format!(
+                    "{}: tensor {name} is {is}, not in {shard}",
+                    index.display()
+                ))
+                .fix("the index and the shards are of different versions: download all of them again"));
             }
         }
         Ok(())
@@ -215,7 +219,8 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
         return Err(error);
     }
     let bad = |what: String| {
-        Error::model(format!("{}: {what}", path.display())).fix("download the index again, or save the model again")
+        Error::model(format!("{}: {what}", path.display()))
+            .fix("download the index again, or save the model again")
     };
     let Index { weight_map } =
         serde_json::from_slice(&bytes).map_err(|e| bad(format!("not a weight index: {e}")))?;
@@ -269,7 +274,10 @@ mod tests {
             assert!(ck.get("missing").unwrap().is_none());
             for (name, dtype) in [("ids", "I64"), ("w8", "F8_E4M3")] {
                 let e = ck.get(name).unwrap_err();
-                assert!(e.kind == Kind::Model && e.message.contains(&format!("{name} is stored as {dtype}")), "{e}");
+                assert!(
+                    e.kind == Kind::Model && e.message.contains(&format!("{name} is stored as {dtype}")),
+                    "{e}"
+                );
             }
             assert_eq!(ck.alias("model.embed_tokens.weight"), Some("lm_head.weight"));
             assert_eq!(ck.bytes(), 17);
@@ -344,7 +352,8 @@ mod tests {
         let (a, b): (Vec<u8>, Vec<u8>) = (vec![1; n], vec![2; n]);
         write(&path, &[("a", Dtype::F32, &[n / 4], &a), ("b", Dtype::F32, &[n / 4], &b)], &[]);
         let ck = Checkpoint::open(tmp.path()).unwrap();
-        let read = |name: &str| ck.get(name).unwrap().unwrap().bytes.iter().map(|b| u64::from(*b)).sum::<u64>();
+        let read =
+            |name: &str| ck.get(name).unwrap().unwrap().bytes.iter().map(|b| u64::from(*b)).sum::<u64>();
         assert_eq!((read("a"), read("b")), (n as u64, 2 * n as u64));
         assert!(resident(&path) >= 8 << 10);
         ck.release("a");
@@ -356,7 +365,9 @@ mod tests {
     #[test]
     fn real_checkpoints_open() {
         let assets = std::env::var("FLANRT_TEST_ASSETS").unwrap_or("../shared".into());
-        for (name, tensors, head) in [("stories260K", 47, None), ("tinystories-656k", 20, Some("lm_head.weight"))] {
+        for (name, tensors, head) in
+            [("stories260K", 47, None), ("tinystories-656k", 20, Some("lm_head.weight"))]
+        {
             let dir = Path::new(&assets).join("models").join(name);
             if !dir.exists() {
                 println!("skipped: no {}", dir.display());
