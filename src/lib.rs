@@ -1,4 +1,5 @@
 //! flanrt: instruction-tune and score decoder-only language models.
+pub mod clock;
 pub mod disk;
 pub mod error;
 pub mod jsonl;

@@ -170,7 +170,7 @@ mod tests {
         let word = |bytes: &[u8]| u32::from_le_bytes(bytes[..4].try_into().unwrap());
         let check = |bytes: &[u8], stored: u32| {
             let unmasked = stored.wrapping_sub(0xA282_EAD8);
-            assert_eq!((unmasked >> 17) | (unmasked << 15), crc(bytes));
+            assert_eq!(unmasked.rotate_left(15), crc(bytes));
         };
         while !file.is_empty() {
             let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;

@@ -21,7 +21,7 @@ pub fn convert(entry: &Entry<'_>, to: StoredDType, out: &mut [u8]) {
 /// Writes the elements of `src`, stored as `from`, as `to` into `out`. Both must hold equally many elements.
 pub fn convert_bytes(src: &[u8], from: StoredDType, to: StoredDType, out: &mut [u8]) {
     assert!(
-        src.len() % from.size() == 0 && src.len() / from.size() * to.size() == out.len(),
+        src.len().is_multiple_of(from.size()) && src.len() / from.size() * to.size() == out.len(),
         "convert: {} bytes of {from:?} into {} bytes of {to:?}",
         src.len(),
         out.len()

@@ -285,7 +285,7 @@ mod tests {
         let opened = Checkpoint::open(tmp.path()).unwrap();
         check(&opened);
         assert_eq!((opened.alias("format"), opened.alias("x")), (None, None));
-        assert_eq!(opened.files(), [path.clone()]);
+        assert_eq!(opened.files(), std::slice::from_ref(&path));
         let built_in = Checkpoint::from_static(fs::read(&path).unwrap().leak()).unwrap();
         check(&built_in);
         assert!(built_in.files().is_empty());
