@@ -77,7 +77,9 @@ impl Error {
         let err = Self::new(kind, format!("cannot {doing} {}: {e}", path.display()));
         match e.kind() {
             K::NotFound => err.fix("check the path"),
-            K::PermissionDenied | K::ReadOnlyFilesystem => err.fix("check the permissions, or choose another path"),
+            K::PermissionDenied | K::ReadOnlyFilesystem => {
+                err.fix("check the permissions, or choose another path")
+            }
             K::StorageFull | K::QuotaExceeded => err.fix("free disk space, or write to another disk"),
             _ => err,
         }

@@ -87,7 +87,11 @@ impl Batch {
                     let p = self.segments[p as usize];
                     p.position + p.len
                 }
-                Some(p) => return Err(Error::internal(format!("segment {i} has parent {p}, which is not before it"))),
+                Some(p) => {
+                    return Err(Error::internal(format!(
+                        "segment {i} has parent {p}, which is not before it"
+                    )));
+                }
             };
             if s.start != row || s.len == 0 || s.position != position {
                 return Err(Error::internal(format!("segment {i} breaks the forest's layout: {s:?}")));
@@ -104,12 +108,15 @@ impl Batch {
         let asks = self.rows.len();
         let ordered = self.rows.windows(2).all(|w| w[0] <= w[1]);
         let inside = self.rows.last().is_none_or(|&r| (r as usize) < t);
-        if row as usize != t || asks != self.targets.len() || asks != self.owners.len() || !ordered || !inside {
+        if row as usize != t || asks != self.targets.len() || asks != self.owners.len() || !ordered || !inside
+        {
             return Err(Error::internal("a batch's rows, targets and tokens do not fit together"));
         }
         match self.tokens.iter().chain(&self.targets).find(|&&x| x as usize >= vocab) {
-            Some(x) => Err(Error::model(format!("token id {x} is outside the model's vocabulary of {vocab}"))
-                .fix("the tokenizer does not belong to these weights")),
+            Some(x) => {
+                Err(Error::model(format!("token id {x} is outside the model's vocabulary of {vocab}"))
+                    .fix("the tokenizer does not belong to these weights"))
+            }
             None => Ok(()),
         }
     }
