@@ -260,6 +260,34 @@ mod tests {
         }
     }
 
+    /// The harness's arithmetic from the outside: what the model reads, and the tail of it that is scored.
+    #[test]
+    fn lm_eval_reads_and_scores_the_tail() {
+        let texts = ["a", "ab ", "a b", "b  ", " d", "", " ", "c d"];
+        for bos in [false, true] {
+            let e = Words::new(bos, &["b c", " d", "ab"]);
+            for window in 2..9 {
+                for c in texts {
+                    for o in ["x", " d", "cd", " c d e f g", "d\u{e9}"] {
+                        let whole = e.encode(&format!("{c}{o}")).unwrap();
+                        let cut = e.encode(c.trim_end()).unwrap().len();
+                        let got = one(Boundary::LmEval, &e, c, o, window);
+                        assert!(got.inputs().len() <= window && got.first >= 1);
+                        if c.trim().is_empty() || whole.len() <= cut {
+                            assert!(!got.targets().is_empty(), "{c:?} {o:?}");
+                            continue;
+                        }
+                        let from = whole.len().saturating_sub(window + 1);
+                        assert_eq!(got.inputs(), &whole[from..whole.len() - 1]);
+                        let scored = (whole.len() - cut).min(got.inputs().len());
+                        assert_eq!(got.targets(), &whole[whole.len() - scored..]);
+                        assert_eq!((got.truncated, got.cut), (from > 0, scored < whole.len() - cut));
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn unconditional_first_tokens_are_always_predicted() {
         let e = Words::new(false, &[]);

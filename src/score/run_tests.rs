@@ -121,8 +121,9 @@ fn a_row_is_what_the_definition_gives() {
 
 #[test]
 fn unconditional_scores_are_computed_once_or_not_at_all() {
-    let lines: Vec<String> =
-        (0..600).map(|i| format!(r#"{{"id":{i},"context":"q{}","options":[" y"," n"]}}"#, i % 7)).collect();
+    let lines: Vec<String> = (0..600)
+        .map(|i| format!(r#"{{"id":{i},"context":"q{}","options":[" y"," n"]}}"#, 1 + i % 7))
+        .collect();
     let tokens = |unconditional: Option<&str>| {
         let mut m = Model::new(24, 999, 999);
         let opts =
@@ -134,6 +135,17 @@ fn unconditional_scores_are_computed_once_or_not_at_all() {
     // Inputs of " y" and " n" after BOS: BOS and the space.
     assert_eq!(tokens(Some("")), tokens(None) + 2 * 2);
     assert_eq!(tokens(Some("A:")), tokens(None) + 2 * 4);
+
+    // A continued run takes them from its log.
+    let dir = tempfile::tempdir().unwrap();
+    let out = Some(dir.path().join("o.jsonl"));
+    let opts = ScoreOptions { batch_size: Some(100), out, ..ScoreOptions::default() };
+    let broken = &mut Model { fails_after: 3, ..Model::new(24, 999, 999) };
+    score(&parse(&lines), &opts, broken).unwrap_err();
+    let mut m = Model::new(24, 999, 999);
+    let (s, ..) = score(&parse(&lines), &opts, &mut m).unwrap();
+    assert!(s.continued > 100);
+    assert_eq!(m.tokens, tokens(None) / 600 * (600 - s.continued));
 }
 
 #[test]
