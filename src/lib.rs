@@ -13,3 +13,4 @@ pub mod rng;
 pub mod tensor;
 pub mod train;
 pub mod weights;
+pub mod score;
