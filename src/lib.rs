@@ -14,3 +14,4 @@ pub mod tensor;
 pub mod train;
 pub mod weights;
 pub mod score;
+pub mod world;
