@@ -1,4 +1,13 @@
-//! Training: the run directory, its checkpoints and its logs.
+//! Training: the step, the loop around it, the run directory, its checkpoints and its logs.
+
+pub mod checkpoint;
 pub mod events;
+mod recipe;
+pub mod run;
 pub mod rundir;
+pub mod schedule;
 pub mod steps;
+mod trainer;
+
+pub use recipe::Recipe;
+pub use trainer::{Outcome, Scaling, Trainer};

@@ -3,7 +3,8 @@
 //! Works on bytes, because tensors in a file start at any address. Rounding is to nearest, ties to even; an f32 too
 //! large for f16 becomes infinite. The result does not depend on the number of threads.
 
-use super::{Entry, StoredDType};
+use super::Entry;
+use crate::tensor::DType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -14,12 +15,12 @@ const BLOCK: usize = 1024;
 const CHUNK: usize = 64 * BLOCK;
 
 /// Writes the elements of `entry` as `to` into `out`, whose length must be that of as many elements.
-pub fn convert(entry: &Entry<'_>, to: StoredDType, out: &mut [u8]) {
+pub fn convert(entry: &Entry<'_>, to: DType, out: &mut [u8]) {
     convert_bytes(entry.bytes, entry.dtype, to, out);
 }
 
 /// Writes the elements of `src`, stored as `from`, as `to` into `out`. Both must hold equally many elements.
-pub fn convert_bytes(src: &[u8], from: StoredDType, to: StoredDType, out: &mut [u8]) {
+pub fn convert_bytes(src: &[u8], from: DType, to: DType, out: &mut [u8]) {
     assert!(
         src.len().is_multiple_of(from.size()) && src.len() / from.size() * to.size() == out.len(),
         "convert: {} bytes of {from:?} into {} bytes of {to:?}",
@@ -40,48 +41,51 @@ pub fn convert_bytes(src: &[u8], from: StoredDType, to: StoredDType, out: &mut [
     });
 }
 
-fn widen(src: &[u8], from: StoredDType, wide: &mut [f32]) {
+fn widen(src: &[u8], from: DType, wide: &mut [f32]) {
     match from {
-        StoredDType::F32 => bytemuck::cast_slice_mut(wide).copy_from_slice(src),
-        StoredDType::F16 => {
+        DType::F32 => bytemuck::cast_slice_mut(wide).copy_from_slice(src),
+        DType::F16 => {
             let mut halves = [f16::ZERO; BLOCK];
             let halves = &mut halves[..wide.len()];
             bytemuck::cast_slice_mut(halves).copy_from_slice(src);
             halves.convert_to_f32_slice(wide);
         }
-        StoredDType::BF16 => {
+        DType::BF16 => {
             let mut halves = [bf16::ZERO; BLOCK];
             let halves = &mut halves[..wide.len()];
             bytemuck::cast_slice_mut(halves).copy_from_slice(src);
             halves.convert_to_f32_slice(wide);
         }
+        DType::U32 => panic!("indices are not weights"),
     }
 }
 
-fn narrow(wide: &[f32], to: StoredDType, out: &mut [u8]) {
+fn narrow(wide: &[f32], to: DType, out: &mut [u8]) {
     match to {
-        StoredDType::F32 => out.copy_from_slice(bytemuck::cast_slice(wide)),
-        StoredDType::F16 => {
+        DType::F32 => out.copy_from_slice(bytemuck::cast_slice(wide)),
+        DType::F16 => {
             let mut halves = [f16::ZERO; BLOCK];
             let halves = &mut halves[..wide.len()];
             halves.convert_from_f32_slice(wide);
             out.copy_from_slice(bytemuck::cast_slice(halves));
         }
-        StoredDType::BF16 => {
+        DType::BF16 => {
             let mut halves = [bf16::ZERO; BLOCK];
             let halves = &mut halves[..wide.len()];
             halves.convert_from_f32_slice(wide);
             out.copy_from_slice(bytemuck::cast_slice(halves));
         }
+        DType::U32 => panic!("indices are not weights"),
     }
 }
 
 /// The index of the first element of `bytes` that is NaN or infinite: all bits of its exponent are set.
-pub fn find_non_finite(bytes: &[u8], dtype: StoredDType) -> Option<usize> {
+pub fn find_non_finite(bytes: &[u8], dtype: DType) -> Option<usize> {
     let (size, exponent) = match dtype {
-        StoredDType::F32 => (4, 0x7F80_0000),
-        StoredDType::F16 => (2, 0x7C00),
-        StoredDType::BF16 => (2, 0x7F80),
+        DType::F32 => (4, 0x7F80_0000),
+        DType::F16 => (2, 0x7C00),
+        DType::BF16 => (2, 0x7F80),
+        DType::U32 => panic!("indices are not weights"),
     };
     let index_in = |chunk: &[u8]| match size {
         4 => chunk.chunks_exact(4).position(|b| {
@@ -109,9 +113,9 @@ pub fn find_non_finite(bytes: &[u8], dtype: StoredDType) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use StoredDType::{BF16, F16, F32};
+    use DType::{BF16, F16, F32};
 
-    fn run(src: &[u8], from: StoredDType, to: StoredDType) -> Vec<u8> {
+    fn run(src: &[u8], from: DType, to: DType) -> Vec<u8> {
         let mut out = vec![0xAA; src.len() / from.size() * to.size()];
         convert_bytes(src, from, to, &mut out);
         out

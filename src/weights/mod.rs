@@ -5,52 +5,30 @@
 
 pub mod convert;
 mod diagnose;
+mod load;
 pub mod read;
 pub mod save;
+mod source;
 
 pub use convert::{convert, convert_bytes, find_non_finite};
 pub use diagnose::lfs_pointer;
+pub use load::{Account, check, load};
 pub use read::{Checkpoint, Entry};
+pub use save::{MAX_SHARD_BYTES, Tensor, save_model, write_file};
+pub use source::Source;
 
 // Bytes of a file are taken as numbers as they lie; the format is little-endian.
 const _: () =
     assert!(cfg!(target_endian = "little"), "flanrt reads safetensors on little-endian machines only");
 
-/// How the elements of a weight are stored in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StoredDType {
-    /// 32-bit IEEE float.
-    F32,
-    /// 16-bit IEEE float.
-    F16,
-    /// The upper half of a 32-bit IEEE float.
-    BF16,
-}
-
-impl StoredDType {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::BF16 => 2,
-        }
-    }
-    /// Its name in `config.json`: "float32", "float16", "bfloat16".
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "float32",
-            Self::F16 => "float16",
-            Self::BF16 => "bfloat16",
-        }
-    }
-}
-
-impl From<StoredDType> for safetensors::Dtype {
-    fn from(dtype: StoredDType) -> Self {
+impl From<crate::tensor::DType> for safetensors::Dtype {
+    fn from(dtype: crate::tensor::DType) -> Self {
+        use crate::tensor::DType;
         match dtype {
-            StoredDType::F32 => Self::F32,
-            StoredDType::F16 => Self::F16,
-            StoredDType::BF16 => Self::BF16,
+            DType::F32 => Self::F32,
+            DType::F16 => Self::F16,
+            DType::BF16 => Self::BF16,
+            DType::U32 => Self::U32,
         }
     }
 }

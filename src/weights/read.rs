@@ -3,7 +3,8 @@
 //! Opening reads headers only. Tensors are views into the mapping; after one is copied out, [`Checkpoint::release`]
 //! gives its pages back. Which parameter a tensor belongs to is not decided here.
 
-use super::{StoredDType, diagnose};
+use super::diagnose;
+use crate::tensor::DType;
 use crate::error::{Error, Kind, Result};
 use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -30,7 +31,7 @@ pub struct Entry<'a> {
     /// Its name in the file.
     pub name: &'a str,
     /// How its elements are stored.
-    pub dtype: StoredDType,
+    pub dtype: DType,
     /// Its shape, outermost dimension first.
     pub shape: &'a [usize],
     /// Its elements, row-major and little-endian, at any address: not aligned to the element.
@@ -72,6 +73,13 @@ impl Checkpoint {
         Ok(opened)
     }
 
+    /// Opens the one file `path`.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let mut opened = Self { files: Vec::new(), tensors: BTreeMap::new(), aliases: BTreeMap::new() };
+        opened.add(map(path.to_path_buf())?)?;
+        Ok(opened)
+    }
+
     /// A checkpoint that lies in the program.
     pub fn from_static(bytes: &'static [u8]) -> Result<Self> {
         let mut opened = Self { files: Vec::new(), tensors: BTreeMap::new(), aliases: BTreeMap::new() };
@@ -89,9 +97,9 @@ impl Checkpoint {
         let Some((name, place)) = self.tensors.get_key_value(name) else { return Ok(None) };
         let file = &self.files[place.file];
         let dtype = match place.dtype {
-            Dtype::F32 => StoredDType::F32,
-            Dtype::F16 => StoredDType::F16,
-            Dtype::BF16 => StoredDType::BF16,
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
             other => {
                 let path = file.path.display();
                 return Err(Error::model(format!(
@@ -268,7 +276,7 @@ mod tests {
             let head = ck.get("lm_head.weight").unwrap().unwrap();
             assert_eq!(
                 (head.dtype, head.shape, head.bytes),
-                (StoredDType::F16, &[1, 2][..], &[1, 2, 3, 4][..])
+                (DType::F16, &[1, 2][..], &[1, 2, 3, 4][..])
             );
             assert_eq!(ck.get("norm").unwrap().unwrap().bytes, [5, 6]);
             assert!(ck.get("missing").unwrap().is_none());

@@ -3,7 +3,7 @@
 //! The folder appears whole or not at all (`disk::write_dir_atomic`). Tensors stream to the disk one by one, so that
 //! saving needs the memory of one converted tensor. Which tensors there are and what they are called is the caller's.
 
-use super::StoredDType;
+use crate::tensor::DType;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
@@ -21,7 +21,7 @@ pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 pub struct Tensor<'a> {
     name: String,
     shape: Vec<usize>,
-    dtype: StoredDType,
+    dtype: DType,
     bytes: Elements<'a>,
 }
 
@@ -29,14 +29,14 @@ type Elements<'a> = Box<dyn FnOnce() -> Result<Cow<'a, [u8]>> + 'a>;
 
 impl<'a> Tensor<'a> {
     /// A tensor whose elements (row-major, little-endian) are at hand.
-    pub fn new(name: impl Into<String>, shape: Vec<usize>, dtype: StoredDType, bytes: &'a [u8]) -> Self {
+    pub fn new(name: impl Into<String>, shape: Vec<usize>, dtype: DType, bytes: &'a [u8]) -> Self {
         Self { name: name.into(), shape, dtype, bytes: Box::new(move || Ok(Cow::Borrowed(bytes))) }
     }
     /// A tensor whose elements `make` produces (copies from a device, converts) when they are to be written.
     pub fn lazy(
         name: impl Into<String>,
         shape: Vec<usize>,
-        dtype: StoredDType,
+        dtype: DType,
         make: impl FnOnce() -> Result<Vec<u8>> + 'a,
     ) -> Self {
         Self { name: name.into(), shape, dtype, bytes: Box::new(move || make().map(Cow::Owned)) }
@@ -170,7 +170,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 mod tests {
     use super::super::Checkpoint;
     use super::*;
-    use StoredDType::{BF16, F16, F32};
+    use DType::{BF16, F16, F32};
     use std::fs;
 
     fn tensors() -> Vec<Tensor<'static>> {

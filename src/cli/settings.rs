@@ -1,0 +1,367 @@
+//! The settings of a training run: defaults, configuration file, environment, `--set` and flags merged into one validated
+//! structure that remembers where each value came from.
+//!
+//! Precedence: flag > `--set` > `FLANRT_SECTION_KEY` > file > default. Unknown keys are errors that name the nearest key.
+
+use crate::data::Source;
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+use crate::train::Recipe;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use toml::{Table, Value};
+
+/// Everything a training run is decided by.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// What is trained.
+    pub model: ModelSettings,
+    /// How rows become examples.
+    pub data: DataSettings,
+    /// The training rows.
+    #[serde(default)]
+    pub mix: Vec<Source>,
+    /// How it is trained.
+    pub train: Recipe,
+    /// Where results go.
+    pub output: OutputSettings,
+    /// The machine.
+    pub run: RunSettings,
+}
+
+/// `[model]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// A folder in Hugging Face layout, or `builtin`.
+    pub path: String,
+    /// Storage dtype of weights and activations.
+    pub dtype: DType,
+}
+
+/// `[data]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSettings {
+    /// Most tokens of an example; 0: the model's context, at most 1024.
+    pub seq_len: usize,
+    /// What is trained: `response` or `all`.
+    pub loss: Loss,
+    /// Put between input and target.
+    pub joiner: String,
+    /// Fraction of rows that may be unusable before it is an error.
+    pub max_dropped: f64,
+    /// Allow a text that writes the BOS token which the tokenizer also adds.
+    pub allow_double_bos: bool,
+    /// Validation files, read like the first source of the mix.
+    pub val: Vec<String>,
+    /// Fraction of the training rows kept for validation when there are no validation files.
+    pub val_split: f64,
+    /// Folder of the token cache; empty: the user's cache folder.
+    pub cache_dir: String,
+}
+
+/// Which tokens are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Loss {
+    /// Targets only.
+    Response,
+    /// Every token.
+    All,
+}
+
+/// `[output]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputSettings {
+    /// Run directory; empty: `runs/<name>-<time>`.
+    pub dir: String,
+    /// Steps between checkpoints; 0: at the end only.
+    pub save_every: u64,
+    /// Checkpoints kept.
+    pub keep: usize,
+}
+
+/// `[run]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSettings {
+    /// `auto` or `cpu`.
+    pub device: String,
+    /// Threads; 0: one a core.
+    pub threads: usize,
+}
+
+/// The defaults, in the form of a configuration file.
+pub const DEFAULTS: &str = r#"
+[model]
+path = "builtin"
+dtype = "f32"
+
+[data]
+seq_len = 0
+loss = "response"
+joiner = "\n"
+max_dropped = 0.05
+allow_double_bos = false
+val = []
+val_split = 0.0
+cache_dir = ""
+
+[train]
+steps = 0
+epochs = 1.0
+batch_size = 32
+micro_batch = 2048
+lr = 1e-4
+schedule = "cosine"
+warmup = 0.03
+final_lr = 0.1
+clip = 1.0
+weight_decay = 0.0
+beta1 = 0.9
+beta2 = 0.999
+eps = 1e-8
+recompute = "none"
+log_every = 10
+eval_every = 0
+seed = 0
+
+[output]
+dir = ""
+save_every = 0
+keep = 2
+
+[run]
+device = "auto"
+threads = 0
+"#;
+
+/// Settings with the origin of every value.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The values.
+    pub settings: Settings,
+    table: Table,
+    origin: BTreeMap<String, String>,
+}
+
+/// Collects values in order of rising precedence.
+pub struct Layers {
+    table: Table,
+    origin: BTreeMap<String, String>,
+}
+
+fn defaults() -> Table {
+    DEFAULTS.parse().expect("the built-in defaults are valid TOML")
+}
+
+/// `section.key` of every setting.
+fn known() -> Vec<String> {
+    let mut keys: Vec<String> = defaults()
+        .iter()
+        .flat_map(|(section, v)| v.as_table().into_iter().flatten().map(move |(key, _)| format!("{section}.{key}")))
+        .collect();
+    keys.push("mix".into());
+    keys
+}
+
+/// The known name nearest to `given`, for an error message.
+fn nearest(given: &str) -> String {
+    let last = |s: &str| s.rsplit('.').next().unwrap_or(s).to_string();
+    let score = |k: &String| {
+        strsim::normalized_damerau_levenshtein(given, k)
+            .max(strsim::normalized_damerau_levenshtein(&last(given), &last(k)) - 0.05)
+    };
+    let best = known().into_iter().max_by(|a, b| score(a).total_cmp(&score(b)));
+    best.map_or(String::new(), |k| format!("did you mean {k}? `flanrt config` prints every key"))
+}
+
+impl Layers {
+    /// The defaults, with those of the command laid over them.
+    pub fn new(command: &[(&str, Value)]) -> Result<Self> {
+        let mut layers = Self { table: defaults(), origin: BTreeMap::new() };
+        for (key, value) in command {
+            layers.put(key, value.clone(), "default")?;
+        }
+        Ok(layers)
+    }
+
+    /// Lays `value` over `key` (`section.key`).
+    pub fn put(&mut self, key: &str, value: Value, origin: &str) -> Result<()> {
+        if !known().iter().any(|k| k == key) {
+            return Err(Error::usage(format!("{origin}: unknown setting {key:?}")).fix(nearest(key)));
+        }
+        // A whole number is fine where a number with a fraction is expected.
+        let place = match key.split_once('.') {
+            Some((section, name)) => {
+                let section = self.table[section].as_table_mut().expect("known sections are tables");
+                section.entry(name).or_insert(Value::Boolean(false))
+            }
+            None => self.table.entry(key).or_insert(Value::Array(Vec::new())),
+        };
+        *place = match (&*place, value) {
+            (Value::Float(_), Value::Integer(i)) => Value::Float(i as f64),
+            (_, value) => value,
+        };
+        self.origin.insert(key.to_string(), origin.to_string());
+        Ok(())
+    }
+
+    /// Lays the configuration file `path` over what there is.
+    pub fn file(&mut self, path: &Path) -> Result<()> {
+        let bytes = std::fs::read(path)
+            .map_err(|e| Error::io(crate::error::Kind::Usage, "read", path, &e))?;
+        self.parse(&bytes, &path.display().to_string())
+    }
+
+    /// As [`Layers::file`], from memory.
+    pub fn parse(&mut self, bytes: &[u8], place: &str) -> Result<()> {
+        let text = std::str::from_utf8(bytes)
+            .map_err(|e| Error::usage(format!("{place}: not UTF-8 after byte {}", e.valid_up_to())))?;
+        let table: Table = text.parse().map_err(|e: toml::de::Error| {
+            let at = e.span().map_or(0, |s| s.start.min(text.len()));
+            let before = &text.as_bytes()[..at];
+            let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
+            let column = at - before.iter().rposition(|&b| b == b'\n').map_or(0, |p| p + 1) + 1;
+            Error::usage(format!("{place}:{line}:{column}: {}", e.message())).fix("the file is TOML")
+        })?;
+        for (section, value) in table {
+            match value {
+                Value::Table(keys) => {
+                    for (key, value) in keys {
+                        self.put(&format!("{section}.{key}"), value, place)?;
+                    }
+                }
+                value => self.put(&section, value, place)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays `FLANRT_SECTION_KEY` variables over what there is.
+    pub fn environment(&mut self, vars: impl Iterator<Item = (String, String)>) -> Result<()> {
+        let known = known();
+        for (name, value) in vars {
+            let Some(rest) = name.strip_prefix("FLANRT_") else { continue };
+            if let Some(key) = known.iter().find(|k| k.replace('.', "_").to_uppercase() == rest) {
+                self.put(key, literal(&value), &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays `--set section.key=value` over what there is.
+    pub fn assign(&mut self, assignment: &str) -> Result<()> {
+        let (key, value) = assignment.split_once('=').ok_or_else(|| {
+            Error::usage(format!("--set {assignment}: expected section.key=value")).fix("e.g. --set train.lr=1e-4")
+        })?;
+        self.put(key.trim(), literal(value.trim()), "--set")
+    }
+
+    /// Checks and freezes.
+    pub fn resolve(self) -> Result<Resolved> {
+        let settings: Settings = self.table.clone().try_into().map_err(|e: toml::de::Error| {
+            Error::usage(format!("settings: {}", e.to_string().trim())).fix("`flanrt config` prints every key with its default")
+        })?;
+        settings.check()?;
+        Ok(Resolved { settings, table: self.table, origin: self.origin })
+    }
+}
+
+/// A TOML value from the command line or the environment: what does not parse is a string.
+fn literal(text: &str) -> Value {
+    let parsed = format!("x = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("x"));
+    parsed.unwrap_or_else(|| Value::String(text.to_string()))
+}
+
+impl Settings {
+    /// Refuses what no run could mean.
+    fn check(&self) -> Result<()> {
+        let t = &self.train;
+        let rules = [
+            (matches!(self.model.dtype, DType::F32 | DType::F16 | DType::BF16), "model.dtype must be f32, bf16 or f16"),
+            (t.batch_size > 0, "train.batch_size must be at least 1"),
+            (t.micro_batch > 0, "train.micro_batch must be at least 1"),
+            (t.lr.is_finite() && t.lr >= 0.0, "train.lr must be a number of at least 0"),
+            (t.epochs.is_finite() && t.epochs > 0.0, "train.epochs must be more than 0"),
+            (t.warmup.is_finite() && t.warmup >= 0.0, "train.warmup must be at least 0"),
+            ((0.0..=1.0).contains(&t.final_lr), "train.final_lr must be between 0 and 1"),
+            (t.clip.is_finite() && t.clip >= 0.0, "train.clip must be at least 0"),
+            (t.weight_decay.is_finite() && t.weight_decay >= 0.0, "train.weight_decay must be at least 0"),
+            ((0.0..1.0).contains(&t.beta1) && (0.0..1.0).contains(&t.beta2), "train.beta1 and beta2 must be in 0..1"),
+            (t.eps.is_finite() && t.eps > 0.0, "train.eps must be more than 0"),
+            (t.log_every > 0, "train.log_every must be at least 1"),
+            ((0.0..=1.0).contains(&self.data.max_dropped), "data.max_dropped must be between 0 and 1"),
+            ((0.0..1.0).contains(&self.data.val_split), "data.val_split must be at least 0 and below 1"),
+            (self.output.keep > 0, "output.keep must be at least 1"),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(Error::usage(*rule)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Resolved {
+    /// The settings as a configuration file, each value's origin in a comment.
+    pub fn to_toml(&self) -> String {
+        let mut out = String::from("# The resolved settings of this run. Read it back with `-c`.\n");
+        for (section, value) in &self.table {
+            let Value::Table(keys) = value else { continue };
+            out += &format!("\n[{section}]\n");
+            for (key, value) in keys {
+                let origin = self.origin.get(&format!("{section}.{key}")).map_or("default", String::as_str);
+                out += &format!("{key} = {value}  # {origin}\n");
+            }
+        }
+        for source in self.table.get("mix").and_then(Value::as_array).into_iter().flatten() {
+            out += &format!("\n[[mix]]\n{source_text}", source_text = toml::to_string(source).unwrap_or_default());
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn precedence_and_origins() {
+        let mut l = Layers::new(&[]).unwrap();
+        l.parse(b"[train]\nlr = 1e-5\nsteps = 5\nclip = 2\n[[mix]]\nname = \"a\"\npaths = [\"x\"]\n", "f.toml").unwrap();
+        l.environment([("FLANRT_TRAIN_STEPS".into(), "6".into()), ("FLANRT_CACHE".into(), "z".into())].into_iter()).unwrap();
+        l.assign("train.steps = 7").unwrap();
+        l.assign("output.dir=runs/x").unwrap();
+        l.put("train.seed", Value::Integer(3), "--seed").unwrap();
+        let r = l.resolve().unwrap();
+        let s = &r.settings;
+        assert_eq!((s.train.lr, s.train.steps, s.train.seed, s.train.clip), (1e-5, 7, 3, 2.0));
+        assert_eq!((s.output.dir.as_str(), s.mix[0].paths[0].as_str()), ("runs/x", "x"));
+        let text = r.to_toml();
+        assert!(text.contains("lr = 1e-5  # f.toml") || text.contains("lr = 0.00001  # f.toml"), "{text}");
+        assert!(text.contains("steps = 7  # --set") && text.contains("seed = 3  # --seed"), "{text}");
+        let mut again = Layers::new(&[]).unwrap();
+        again.parse(text.as_bytes(), "resolved").unwrap();
+        assert_eq!(format!("{:?}", again.resolve().unwrap().settings), format!("{s:?}"));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let fails = |text: &str| {
+            let mut l = Layers::new(&[]).unwrap();
+            l.parse(text.as_bytes(), "f.toml").err().or_else(|| l.resolve().err()).expect(text)
+        };
+        let e = fails("[train]\nlearning_rte = 1\n");
+        assert!(e.message.contains("train.learning_rte") && e.fix.is_some(), "{e}");
+        assert!(fails("[trian]\nlr = 1\n").fix.unwrap().contains("train.lr"));
+        assert!(fails("[train]\nlr = = 1\n").message.starts_with("f.toml:2:6"));
+        assert!(fails("[train]\nlr = \"fast\"\n").message.contains("lr"));
+        assert!(fails("[train]\nbatch_size = 0\n").message.contains("batch_size"));
+        assert!(fails("[model]\ndtype = \"f8\"\n").message.contains("f8"));
+        assert!(fails("train = 3\n").message.contains("train"));
+    }
+}

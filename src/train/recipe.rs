@@ -1,0 +1,80 @@
+//! How a model is trained: the `[train]` section of the settings.
+
+use super::schedule::{Schedule, Shape};
+use crate::model::Recompute;
+use crate::ops::AdamW;
+use serde::{Deserialize, Serialize};
+
+/// The numbers that decide a training run, given model and data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Optimizer steps; 0: from `epochs`.
+    pub steps: u64,
+    /// Passes over the data, when `steps` is 0.
+    pub epochs: f64,
+    /// Examples of a step.
+    pub batch_size: usize,
+    /// Tokens of a micro-batch: decides memory, and the order of sums.
+    pub micro_batch: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Its shape.
+    pub schedule: Shape,
+    /// Warm-up: a fraction of the steps below 1, else a number of steps.
+    pub warmup: f64,
+    /// Learning rate at the end, as a fraction of the peak.
+    pub final_lr: f64,
+    /// Largest gradient norm; 0: no clipping.
+    pub clip: f64,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: f64,
+    /// AdamW's first decay.
+    pub beta1: f64,
+    /// AdamW's second decay.
+    pub beta2: f64,
+    /// AdamW's epsilon.
+    pub eps: f64,
+    /// What is computed again in the backward pass.
+    pub recompute: Recompute,
+    /// Steps between log lines.
+    pub log_every: u64,
+    /// Steps between validations; 0: at the start and the end only.
+    pub eval_every: u64,
+    /// Seed of data order and initial weights.
+    pub seed: u64,
+}
+
+impl Recipe {
+    /// Steps of the whole run on `examples` examples.
+    pub fn total_steps(&self, examples: usize) -> u64 {
+        match self.steps {
+            0 => ((self.epochs * examples as f64 / self.batch_size as f64).ceil() as u64).max(1),
+            n => n,
+        }
+    }
+
+    /// The learning rates of a run of `total` steps.
+    pub fn schedule(&self, total: u64) -> Schedule {
+        let warmup = if self.warmup < 1.0 { (self.warmup * total as f64).ceil() } else { self.warmup };
+        Schedule {
+            peak: self.lr,
+            shape: self.schedule,
+            warmup: (warmup as u64).min(total),
+            total,
+            last: self.final_lr,
+        }
+    }
+
+    /// AdamW's numbers for the update after `done` others.
+    pub fn adamw(&self, schedule: &Schedule, done: u64) -> AdamW {
+        AdamW {
+            lr: schedule.at(done) as f32,
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            eps: self.eps as f32,
+            decay: self.weight_decay as f32,
+            step: done + 1,
+        }
+    }
+}
