@@ -5,19 +5,19 @@ use super::settings::{DataSettings, Loss, Resolved, Settings};
 use super::{Global, TrainFlags};
 use crate::cpu::Cpu;
 use crate::data::{self, Examples, pack};
-use crate::dist::Solo;
 use crate::disk;
+use crate::dist::Solo;
 use crate::error::{Error, Kind, Result};
 use crate::model::{Config, Params, Sizes};
-use crate::ops::{Batch, Device};
+use crate::ops::{Batch, Device, Memory};
 use crate::progress::Progress;
 use crate::rng::Rng;
 use crate::tensor::DType;
 use crate::text::Tokenizer;
-use crate::train::checkpoint::{self, State};
-use crate::train::rundir::{Info, RunDir, Status};
-use crate::train::run::{self, Job, parse_duration};
 use crate::train::Trainer;
+use crate::train::checkpoint::{self, State};
+use crate::train::run::{self, Job, parse_duration};
+use crate::train::rundir::{Info, RunDir, Status};
 use crate::weights::{self, MAX_SHARD_BYTES, Source, save_model};
 use clap::Args;
 use serde_json::{Value, json};
@@ -102,13 +102,14 @@ impl Prepared {
     }
 
     /// Settings, configuration, tokenizer and weights' headers of a fine-tuning run.
-    pub(super) fn finetune(resolved: Resolved) -> Result<Self> {
+    /// `with_data`: it is an error to name none.
+    pub(super) fn finetune(resolved: Resolved, with_data: bool) -> Result<Self> {
         let source = Source::find(&resolved.settings.model.path)?;
         let config = source.config()?;
         let tokenizer = Tokenizer::load(&source)?;
         weights::check(&source.checkpoint()?, &config)?;
         let demo = (source == Source::Builtin && resolved.settings.mix.is_empty()).then(Demo::new);
-        if demo.is_none() && resolved.settings.mix.is_empty() {
+        if with_data && demo.is_none() && resolved.settings.mix.is_empty() {
             return Err(Error::usage("no training data")
                 .fix("name files after the model (flanrt finetune MODEL DATA...), or [[mix]] in a configuration file"));
         }
@@ -157,7 +158,10 @@ impl Prepared {
         }
         let asked = resolved.settings.data.seq_len;
         if asked > config.context {
-            return Err(Error::usage(format!("--seq-len {asked} is longer than the model's context of {}", config.context)));
+            return Err(Error::usage(format!(
+                "--seq-len {asked} is longer than the model's context of {}",
+                config.context
+            )));
         }
         let seq_len = if asked == 0 { config.context.min(1024) } else { asked };
         if seq_len < 2 {
@@ -185,7 +189,12 @@ impl Prepared {
                     [] => None,
                     paths => {
                         let first = settings.mix[0].clone();
-                        let source = data::Source { name: "validation".into(), paths: paths.to_vec(), cap: None, ..first };
+                        let source = data::Source {
+                            name: "validation".into(),
+                            paths: paths.to_vec(),
+                            cap: None,
+                            ..first
+                        };
                         Some(load(&[source], &self.tokenizer, &options, global)?)
                     }
                 };
@@ -231,7 +240,12 @@ fn data_options(d: &DataSettings, seq_len: usize, seed: u64) -> data::Options {
     }
 }
 
-fn load(sources: &[data::Source], tokenizer: &Tokenizer, options: &data::Options, global: &Global) -> Result<Examples> {
+fn load(
+    sources: &[data::Source],
+    tokenizer: &Tokenizer,
+    options: &data::Options,
+    global: &Global,
+) -> Result<Examples> {
     let progress = std::sync::Mutex::new(None);
     let mode = global.progress;
     let report = |done: u64, total: u64| {
@@ -283,7 +297,12 @@ pub(super) fn stop_flag() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let failed = |e: std::io::Error| Error::internal(format!("cannot watch signals: {e}"));
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, i32::from(Kind::Interrupted as u8), flag.clone()).map_err(failed)?;
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            i32::from(Kind::Interrupted as u8),
+            flag.clone(),
+        )
+        .map_err(failed)?;
         signal_hook::flag::register(signal, flag.clone()).map_err(failed)?;
     }
     Ok(flag)
@@ -292,33 +311,52 @@ pub(super) fn stop_flag() -> Result<Arc<AtomicBool>> {
 /// Defaults of the run without arguments: about a minute on two cores.
 fn demo_defaults() -> Vec<(&'static str, toml::Value)> {
     use toml::Value as V;
-    vec![("train.steps", V::Integer(super::demo::STEPS)), ("train.lr", V::Float(super::demo::LR)), ("train.schedule", V::String("linear".into()))]
+    vec![
+        ("train.steps", V::Integer(super::demo::STEPS)),
+        ("train.lr", V::Float(super::demo::LR)),
+        ("train.schedule", V::String("linear".into())),
+    ]
 }
 
 /// Settings of a new run, or of the one that `--resume` names.
-fn resolve(train: &TrainFlags, go: &Go, global: &Global, command: &[(&str, toml::Value)], model: Option<&str>, data: &[String]) -> Result<Resolved> {
+fn resolve(
+    train: &TrainFlags,
+    go: &Go,
+    global: &Global,
+    command: &[(&str, toml::Value)],
+    model: Option<&str>,
+    data: &[String],
+) -> Result<Resolved> {
     let Some(dir) = &go.resume else { return train.resolve(command, global, model, data) };
     if model.is_some() || train.config.is_some() {
-        return Err(Error::usage("--resume takes model, data and settings from the run directory").fix("leave them out"));
+        return Err(Error::usage("--resume takes model, data and settings from the run directory")
+            .fix("leave them out"));
     }
     let file = dir.join("config.toml");
     if !file.exists() {
-        return Err(Error::disk(format!("{} is no run directory: it has no config.toml", dir.display())).fix("give the directory of a run"));
+        return Err(Error::disk(format!("{} is no run directory: it has no config.toml", dir.display()))
+            .fix("give the directory of a run"));
     }
     let flags = TrainFlags { config: Some(file), out: Some(dir.display().to_string()), ..train.clone() };
     flags.resolve(&[], global, None, &[])
 }
 
 pub(super) fn finetune(c: Finetune, global: &Global) -> Result<()> {
-    let demo = c.model.as_deref().is_none_or(|m| m == "builtin") && c.data.is_empty() && c.train.config.is_none();
+    let demo =
+        c.model.as_deref().is_none_or(|m| m == "builtin") && c.data.is_empty() && c.train.config.is_none();
     let command = if demo { demo_defaults() } else { Vec::new() };
     let resolved = resolve(&c.train, &c.go, global, &command, c.model.as_deref(), &c.data)?;
-    execute(Prepared::finetune(resolved)?, &c.go, global)
+    execute(Prepared::finetune(resolved, true)?, &c.go, global)
 }
 
 pub(super) fn pretrain(c: Pretrain, global: &Global) -> Result<()> {
     use toml::Value as V;
-    let command = [("data.loss", V::String("all".into())), ("train.weight_decay", V::Float(0.1)), ("train.beta2", V::Float(0.95)), ("train.lr", V::Float(1e-3))];
+    let command = [
+        ("data.loss", V::String("all".into())),
+        ("train.weight_decay", V::Float(0.1)),
+        ("train.beta2", V::Float(0.95)),
+        ("train.lr", V::Float(1e-3)),
+    ];
     let (model, data) = match c.go.resume {
         Some(_) => (None, &[][..]),
         None => (Some(c.model.as_str()), &c.data[..]),
@@ -350,14 +388,25 @@ fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
     let s = p.settings().clone();
     let device = device(&s.run.device, s.run.threads)?;
     say!("flanrt {}  {}", env!("CARGO_PKG_VERSION"), device.name());
-    say!("model   {}  {}  {} parameters  {}", p.name, p.config.architecture, millions(count(&p.config)), s.model.dtype.name());
+    say!(
+        "model   {}  {}  {} parameters  {}",
+        p.name,
+        p.config.architecture,
+        millions(count(&p.config)),
+        s.model.dtype.name()
+    );
     let data = p.data(global)?;
     report_data(&p, &data);
     let sizes = p.sizes();
     let arena = Trainer::measure(&p.config, s.model.dtype, sizes);
     let total = s.train.total_steps(data.chosen.len());
     let disk_needed = checkpoint::size(count(&p.config)) * (s.output.keep as u64 + 1) + 4 * count(&p.config);
-    say!("plan    {} of memory, up to {} on disk; {total} steps of {} examples", disk::human_bytes(arena.used() as u64), disk::human_bytes(disk_needed), s.train.batch_size);
+    say!(
+        "plan    {} of memory, up to {} on disk; {total} steps of {} examples",
+        disk::human_bytes(arena.used() as u64),
+        disk::human_bytes(disk_needed),
+        s.train.batch_size
+    );
 
     let out = match (&go.resume, s.output.dir.as_str()) {
         (Some(dir), _) => dir.clone(),
@@ -365,7 +414,12 @@ fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
         (None, dir) => PathBuf::from(dir),
     };
     disk::ensure_space(&out, disk_needed)?;
-    let info = Info { argv: std::env::args().collect(), device: device.name(), threads: device.threads(), seed: s.train.seed };
+    let info = Info {
+        argv: std::env::args().collect(),
+        device: device.name(),
+        threads: device.threads(),
+        seed: s.train.seed,
+    };
     let mut dir = match &go.resume {
         Some(_) => RunDir::resume(&out, &info)?,
         None => RunDir::create(&out, &info)?,
@@ -423,7 +477,9 @@ fn train(
     }
     if !resume {
         dir.write_config(&p.resolved.to_toml())?;
-        dir.write_data_manifest(&serde_json::to_value(data.train.report()).map_err(|e| Error::internal(e.to_string()))?)?;
+        dir.write_data_manifest(
+            &serde_json::to_value(data.train.report()).map_err(|e| Error::internal(e.to_string()))?,
+        )?;
         dir.write_dropped(data.train.report().dropped_rows.iter().map(|d| json!(d)))?;
     }
     let mut trainer = Trainer::new(device, &p.config, s.model.dtype, sizes)?;
@@ -431,8 +487,11 @@ fn train(
         Some((step, path)) => {
             let stored = checkpoint::state(path)?;
             if stored.decided_by != decided_by {
-                return Err(Error::usage(format!("{}: settings or data differ from those of this run", dir.path().display()))
-                    .fix("resume with the same settings and files, or start a new run"));
+                return Err(Error::usage(format!(
+                    "{}: settings or data differ from those of this run",
+                    dir.path().display()
+                ))
+                .fix("resume with the same settings and files, or start a new run"));
             }
             dir.rewind(*step)?;
             say!("resume  from step {step}");
@@ -463,8 +522,11 @@ fn train(
     };
     let finish = run::run(&mut trainer, &job, dir, state)?;
     if finish.step < finish.total {
-        return Err(Error::new(Kind::Stopped, format!("stopped after step {} of {}, checkpoint saved", finish.step, finish.total))
-            .fix(format!("continue with --resume {}", dir.path().display())));
+        return Err(Error::new(
+            Kind::Stopped,
+            format!("stopped after step {} of {}, checkpoint saved", finish.step, finish.total),
+        )
+        .fix(format!("continue with --resume {}", dir.path().display())));
     }
     let hash = checkpoint::weights_hash(&trainer);
     save(p, &trainer, &dir.path().join("model"), s.model.dtype)?;

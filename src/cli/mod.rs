@@ -1,12 +1,12 @@
 //! The command line: flags in, validated settings out, one file per command.
 
 mod data;
+mod demo;
 mod finetune;
 mod model;
 mod plan;
 mod score;
 pub mod settings;
-mod source;
 mod world;
 
 use crate::error::{Error, Kind, Result};
@@ -138,9 +138,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Model(c) => model::run(c, global),
         Command::Data(c) => data::run(c, global),
         Command::World(c) => world::run(c),
-        Command::Config => {
-            print(settings::DEFAULTS.trim_start())
-        }
+        Command::Config => print(settings::DEFAULTS.trim_start()),
     }
 }
 
@@ -250,7 +248,9 @@ impl TrainFlags {
         if let Some(path) = &self.config {
             layers.file(path)?;
         }
-        layers.environment(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))?;
+        layers.environment(
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
+        )?;
         for assignment in &self.set {
             layers.assign(assignment)?;
         }
@@ -262,7 +262,10 @@ impl TrainFlags {
             ("output.dir", self.out.as_deref().map(text)),
             ("output.save_every", self.save_every.map(int)),
             ("output.keep", self.keep.map(|x| int(x as u64))),
-            ("data.val", (!self.val.is_empty()).then(|| V::Array(self.val.iter().map(|v| text(v)).collect()))),
+            (
+                "data.val",
+                (!self.val.is_empty()).then(|| V::Array(self.val.iter().map(|v| text(v)).collect())),
+            ),
             ("data.val_split", self.val_split.map(V::Float)),
             ("data.seq_len", self.seq_len.map(|x| int(x as u64))),
             ("data.loss", self.loss.as_deref().map(text)),
@@ -298,8 +301,9 @@ impl TrainFlags {
             }
             layers.put("mix", V::Array(vec![V::Table(source)]), "flag")?;
         } else if !self.map.is_empty() {
-            return Err(Error::usage("--map is given without data files")
-                .fix("name the files after the model, or put map = { .. } into [[mix]] of the configuration file"));
+            return Err(Error::usage("--map is given without data files").fix(
+                "name the files after the model, or put map = { .. } into [[mix]] of the configuration file",
+            ));
         }
         layers.resolve()
     }

@@ -163,7 +163,9 @@ fn defaults() -> Table {
 fn known() -> Vec<String> {
     let mut keys: Vec<String> = defaults()
         .iter()
-        .flat_map(|(section, v)| v.as_table().into_iter().flatten().map(move |(key, _)| format!("{section}.{key}")))
+        .flat_map(|(section, v)| {
+            v.as_table().into_iter().flatten().map(move |(key, _)| format!("{section}.{key}"))
+        })
         .collect();
     keys.push("mix".into());
     keys
@@ -213,8 +215,8 @@ impl Layers {
 
     /// Lays the configuration file `path` over what there is.
     pub fn file(&mut self, path: &Path) -> Result<()> {
-        let bytes = std::fs::read(path)
-            .map_err(|e| Error::io(crate::error::Kind::Usage, "read", path, &e))?;
+        let bytes =
+            std::fs::read(path).map_err(|e| Error::io(crate::error::Kind::Usage, "read", path, &e))?;
         self.parse(&bytes, &path.display().to_string())
     }
 
@@ -257,7 +259,8 @@ impl Layers {
     /// Lays `--set section.key=value` over what there is.
     pub fn assign(&mut self, assignment: &str) -> Result<()> {
         let (key, value) = assignment.split_once('=').ok_or_else(|| {
-            Error::usage(format!("--set {assignment}: expected section.key=value")).fix("e.g. --set train.lr=1e-4")
+            Error::usage(format!("--set {assignment}: expected section.key=value"))
+                .fix("e.g. --set train.lr=1e-4")
         })?;
         self.put(key.trim(), literal(value.trim()), "--set")
     }
@@ -265,7 +268,8 @@ impl Layers {
     /// Checks and freezes.
     pub fn resolve(self) -> Result<Resolved> {
         let settings: Settings = self.table.clone().try_into().map_err(|e: toml::de::Error| {
-            Error::usage(format!("settings: {}", e.to_string().trim())).fix("`flanrt config` prints every key with its default")
+            Error::usage(format!("settings: {}", e.to_string().trim()))
+                .fix("`flanrt config` prints every key with its default")
         })?;
         settings.check()?;
         Ok(Resolved { settings, table: self.table, origin: self.origin })
@@ -283,7 +287,10 @@ impl Settings {
     fn check(&self) -> Result<()> {
         let t = &self.train;
         let rules = [
-            (matches!(self.model.dtype, DType::F32 | DType::F16 | DType::BF16), "model.dtype must be f32, bf16 or f16"),
+            (
+                matches!(self.model.dtype, DType::F32 | DType::F16 | DType::BF16),
+                "model.dtype must be f32, bf16 or f16",
+            ),
             (t.batch_size > 0, "train.batch_size must be at least 1"),
             (t.micro_batch > 0, "train.micro_batch must be at least 1"),
             (t.lr.is_finite() && t.lr >= 0.0, "train.lr must be a number of at least 0"),
@@ -292,7 +299,10 @@ impl Settings {
             ((0.0..=1.0).contains(&t.final_lr), "train.final_lr must be between 0 and 1"),
             (t.clip.is_finite() && t.clip >= 0.0, "train.clip must be at least 0"),
             (t.weight_decay.is_finite() && t.weight_decay >= 0.0, "train.weight_decay must be at least 0"),
-            ((0.0..1.0).contains(&t.beta1) && (0.0..1.0).contains(&t.beta2), "train.beta1 and beta2 must be in 0..1"),
+            (
+                (0.0..1.0).contains(&t.beta1) && (0.0..1.0).contains(&t.beta2),
+                "train.beta1 and beta2 must be in 0..1",
+            ),
             (t.eps.is_finite() && t.eps > 0.0, "train.eps must be more than 0"),
             (t.log_every > 0, "train.log_every must be at least 1"),
             ((0.0..=1.0).contains(&self.data.max_dropped), "data.max_dropped must be between 0 and 1"),
@@ -319,7 +329,10 @@ impl Resolved {
             }
         }
         for source in self.table.get("mix").and_then(Value::as_array).into_iter().flatten() {
-            out += &format!("\n[[mix]]\n{source_text}", source_text = toml::to_string(source).unwrap_or_default());
+            out += &format!(
+                "\n[[mix]]\n{source_text}",
+                source_text = toml::to_string(source).unwrap_or_default()
+            );
         }
         out
     }
@@ -332,8 +345,15 @@ mod tests {
     #[test]
     fn precedence_and_origins() {
         let mut l = Layers::new(&[]).unwrap();
-        l.parse(b"[train]\nlr = 1e-5\nsteps = 5\nclip = 2\n[[mix]]\nname = \"a\"\npaths = [\"x\"]\n", "f.toml").unwrap();
-        l.environment([("FLANRT_TRAIN_STEPS".into(), "6".into()), ("FLANRT_CACHE".into(), "z".into())].into_iter()).unwrap();
+        l.parse(
+            b"[train]\nlr = 1e-5\nsteps = 5\nclip = 2\n[[mix]]\nname = \"a\"\npaths = [\"x\"]\n",
+            "f.toml",
+        )
+        .unwrap();
+        l.environment(
+            [("FLANRT_TRAIN_STEPS".into(), "6".into()), ("FLANRT_CACHE".into(), "z".into())].into_iter(),
+        )
+        .unwrap();
         l.assign("train.steps = 7").unwrap();
         l.assign("output.dir=runs/x").unwrap();
         l.put("train.seed", Value::Integer(3), "--seed").unwrap();

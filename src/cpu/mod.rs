@@ -20,6 +20,9 @@ mod simd;
 use crate::error::{Error, Result};
 use crate::ops::Device;
 
+/// Bytes of buffers that a thread keeps between ops, about: the packed blocks of matmul or attention.
+pub const THREAD_BUFFERS: usize = 1 << 20;
+
 /// A pool of threads that runs ops.
 pub struct Cpu {
     pool: rayon::ThreadPool,

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::ops::forest::Batch;
 
 pub mod boundary;
+pub mod engine;
 pub mod forest;
 pub mod log;
 pub mod metrics;
@@ -17,6 +18,7 @@ pub mod summary;
 pub mod text;
 
 pub use boundary::Boundary;
+pub use engine::Engine;
 pub use requests::Requests;
 pub use run::{Hooks, ScoreOptions, run};
 pub use summary::Summary;

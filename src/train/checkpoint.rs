@@ -78,7 +78,9 @@ pub fn load(trainer: &mut Trainer<'_>, dir: &Path) -> Result<State> {
     let state = state(dir)?;
     let weights = Checkpoint::open_file(&dir.join("model.safetensors"))?;
     let moments = Checkpoint::open_file(&dir.join("optimizer.safetensors"))?;
-    for (file, params, prefix) in [(&weights, &trainer.master, ""), (&moments, &trainer.m, "m."), (&moments, &trainer.v, "v.")] {
+    for (file, params, prefix) in
+        [(&weights, &trainer.master, ""), (&moments, &trainer.m, "m."), (&moments, &trainer.v, "v.")]
+    {
         for n in params.named(&trainer.model.config) {
             let name = format!("{prefix}{}", n.name);
             let entry = file.get(&name)?.filter(|e| e.shape == n.shape && e.dtype == DType::F32);

@@ -112,7 +112,10 @@ pub fn run(trainer: &mut Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, mut state
         if due(job.recipe.log_every) || state.step == total {
             loss = window.loss / window.targets.max(1) as f64;
             let speed = window.tokens as f64 / since.elapsed().as_secs_f64();
-            let mut line = record(state.step, &[("loss", loss), ("lr", f64::from(how.lr)), ("grad_norm", f64::from(outcome.norm))]);
+            let mut line = record(
+                state.step,
+                &[("loss", loss), ("lr", f64::from(how.lr)), ("grad_norm", f64::from(outcome.norm))],
+            );
             line.insert("tokens".into(), state.tokens.into());
             line.insert("targets".into(), state.targets.into());
             line.insert("tokens_per_second".into(), json!(speed.round()));
@@ -120,9 +123,19 @@ pub fn run(trainer: &mut Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, mut state
                 line.insert("skipped".into(), window.skipped.into());
             }
             dir.metrics(line)?;
-            let scalars = [("train/loss", loss), ("train/lr", f64::from(how.lr)), ("train/grad_norm", f64::from(outcome.norm)), ("train/tokens_per_second", speed)];
+            let scalars = [
+                ("train/loss", loss),
+                ("train/lr", f64::from(how.lr)),
+                ("train/grad_norm", f64::from(outcome.norm)),
+                ("train/tokens_per_second", speed),
+            ];
             events.scalars(state.step, &scalars.map(|(k, v)| (k, v as f32)))?;
-            let pairs = [("loss", format!("{loss:.4}")), ("lr", format!("{:.1e}", how.lr)), ("gnorm", format!("{:.2}", outcome.norm)), ("tok_s", format!("{speed:.0}"))];
+            let pairs = [
+                ("loss", format!("{loss:.4}")),
+                ("lr", format!("{:.1e}", how.lr)),
+                ("gnorm", format!("{:.2}", outcome.norm)),
+                ("tok_s", format!("{speed:.0}")),
+            ];
             progress.set(state.step, &pairs);
             (window, since) = (Window::default(), Instant::now());
         }
@@ -172,7 +185,13 @@ fn record(step: u64, values: &[(&str, f64)]) -> Map<String, Value> {
     line
 }
 
-fn validation(trainer: &Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, events: &mut EventWriter, step: u64) -> Result<f64> {
+fn validation(
+    trainer: &Trainer<'_>,
+    job: &Job<'_>,
+    dir: &mut RunDir,
+    events: &mut EventWriter,
+    step: u64,
+) -> Result<f64> {
     let value = validate(trainer, job.validation)?;
     dir.metrics(record(step, &[("validation_loss", value)]))?;
     events.scalars(step, &[("validation/loss", value as f32)])?;
@@ -180,7 +199,13 @@ fn validation(trainer: &Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, events: &m
 }
 
 /// The validation loss before the first step: computed, or for a resumed run read back.
-fn first_validation(trainer: &Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, events: &mut EventWriter, step: u64) -> Result<Option<f64>> {
+fn first_validation(
+    trainer: &Trainer<'_>,
+    job: &Job<'_>,
+    dir: &mut RunDir,
+    events: &mut EventWriter,
+    step: u64,
+) -> Result<Option<f64>> {
     if job.validation.is_empty() {
         return Ok(None);
     }

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The checkpoint to resume from, and what had to be passed over to get there.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Latest {
     /// Its step and folder; `None` when there is no good checkpoint.
     pub found: Option<(u64, PathBuf)>,

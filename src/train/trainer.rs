@@ -178,8 +178,11 @@ impl<'d> Trainer<'d> {
         let mut ids: Vec<String> = bad.map(|(_, &owner)| id(owner)).collect();
         ids.dedup();
         let shown = ids.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-        Err(Error::new(Kind::Diverged, format!("the loss is not finite in {} example(s): {shown}", ids.len()))
-            .fix("lower train.lr, lengthen train.warmup, or look at these rows"))
+        Err(Error::new(
+            Kind::Diverged,
+            format!("the loss is not finite in {} example(s): {shown}", ids.len()),
+        )
+        .fix("lower train.lr, lengthen train.warmup, or look at these rows"))
     }
 
     /// Keeps the loss scale of f16; for other dtypes an overflow is an error. Returns whether the step was left out.

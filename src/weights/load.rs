@@ -73,8 +73,10 @@ fn plan<'a>(file: &'a Checkpoint, config: &Config, named: &'a [Named]) -> Result
             let (head, embed) = (file.get(HEAD)?, file.get(EMBED)?);
             let same = head.zip(embed).is_some_and(|(h, e)| h.bytes == e.bytes && h.dtype == e.dtype);
             if !same {
-                return Err(Error::model("tie_word_embeddings is true, but lm_head.weight differs from the embedding")
-                    .fix("set tie_word_embeddings to false in config.json, or remove lm_head.weight"));
+                return Err(Error::model(
+                    "tie_word_embeddings is true, but lm_head.weight differs from the embedding",
+                )
+                .fix("set tie_word_embeddings to false in config.json, or remove lm_head.weight"));
             }
             account.tied.push(name.to_string());
         } else if name.ends_with("rotary_emb.inv_freq") {
@@ -107,7 +109,8 @@ fn plan<'a>(file: &'a Checkpoint, config: &Config, named: &'a [Named]) -> Result
 
 /// Checks that every tensor of `file` fits `config`, by the headers alone.
 pub fn check(file: &Checkpoint, config: &Config) -> Result<Account> {
-    let params = Params::carve(config, &mut crate::arena::Arena::measure(), "weights", crate::tensor::DType::F32);
+    let params =
+        Params::carve(config, &mut crate::arena::Arena::measure(), "weights", crate::tensor::DType::F32);
     let named = params.named(config);
     Ok(plan(file, config, &named)?.1)
 }

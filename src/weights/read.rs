@@ -4,8 +4,8 @@
 //! gives its pages back. Which parameter a tensor belongs to is not decided here.
 
 use super::diagnose;
-use crate::tensor::DType;
 use crate::error::{Error, Kind, Result};
+use crate::tensor::DType;
 use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::tensor::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
@@ -274,10 +274,7 @@ mod tests {
         let check = |ck: &Checkpoint| {
             assert_eq!(ck.names().collect::<Vec<_>>(), ["ids", "lm_head.weight", "norm", "w8"]);
             let head = ck.get("lm_head.weight").unwrap().unwrap();
-            assert_eq!(
-                (head.dtype, head.shape, head.bytes),
-                (DType::F16, &[1, 2][..], &[1, 2, 3, 4][..])
-            );
+            assert_eq!((head.dtype, head.shape, head.bytes), (DType::F16, &[1, 2][..], &[1, 2, 3, 4][..]));
             assert_eq!(ck.get("norm").unwrap().unwrap().bytes, [5, 6]);
             assert!(ck.get("missing").unwrap().is_none());
             for (name, dtype) in [("ids", "I64"), ("w8", "F8_E4M3")] {

@@ -3,9 +3,9 @@
 //! The folder appears whole or not at all (`disk::write_dir_atomic`). Tensors stream to the disk one by one, so that
 //! saving needs the memory of one converted tensor. Which tensors there are and what they are called is the caller's.
 
-use crate::tensor::DType;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
+use crate::tensor::DType;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::{Value, json};
 use std::borrow::Cow;

@@ -33,7 +33,8 @@ impl Source {
             return Ok(Self::Builtin);
         }
         let path = PathBuf::from(name);
-        let expected = "give a folder that holds config.json, tokenizer.json and model.safetensors, or `builtin`";
+        let expected =
+            "give a folder that holds config.json, tokenizer.json and model.safetensors, or `builtin`";
         match std::fs::metadata(&path) {
             Ok(m) if m.is_dir() => Ok(Self::Dir(path)),
             Ok(_) => Err(Error::model(format!("{name} is a file, not a model folder")).fix(expected)),
@@ -45,7 +46,8 @@ impl Source {
     pub fn config(&self) -> Result<Config> {
         let place = format!("{}/config.json", self.place());
         let bytes = self.get("config.json")?;
-        let bytes = bytes.ok_or_else(|| Error::model(format!("{place} is missing")).fix("is this a model folder?"))?;
+        let bytes = bytes
+            .ok_or_else(|| Error::model(format!("{place} is missing")).fix("is this a model folder?"))?;
         Config::parse(&bytes, &place)
     }
 

@@ -1,0 +1,74 @@
+//! `flanrt plan`: what a training run will need, from the same layout that it will carve.
+
+use super::finetune::{Prepared, count, millions};
+use super::{Global, TrainFlags};
+use crate::disk::human_bytes;
+use crate::error::Result;
+use crate::train::{Trainer, checkpoint};
+use clap::Args;
+use serde_json::json;
+
+/// `flanrt plan`
+#[derive(Args)]
+pub(super) struct Plan {
+    /// Model folder in Hugging Face layout, or `builtin`
+    model: Option<String>,
+    /// Training files (only their sizes matter here)
+    data: Vec<String>,
+    #[command(flatten)]
+    train: TrainFlags,
+    /// The model starts from random weights (as for pretrain): only config.json and a tokenizer are needed
+    #[arg(long)]
+    pretrain: bool,
+}
+
+/// Memory of this process that is not arenas: the program, the tokenizer, buffers of threads.
+fn process_bytes(threads: usize) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    resident.unwrap_or(16 << 10) * 1024 + (crate::cpu::THREAD_BUFFERS * threads) as u64
+}
+
+pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
+    let resolved = c.train.resolve(&[], global, c.model.as_deref(), &c.data)?;
+    let p = match c.pretrain {
+        true => Prepared::pretrain(resolved, None)?,
+        false => Prepared::finetune(resolved, false)?,
+    };
+    let s = p.settings();
+    let sizes = p.sizes();
+    let arena = Trainer::measure(&p.config, s.model.dtype, sizes);
+    let device = super::finetune::device(&s.run.device, s.run.threads)?;
+    let process = process_bytes(device.threads());
+    let parameters = count(&p.config);
+    let total = arena.used() as u64 + process;
+    let checkpoint = checkpoint::size(parameters);
+    let saved = parameters * s.model.dtype.size() as u64;
+    if global.json {
+        let table = json!({"parameters": parameters, "memory": arena.entries(), "process": process, "total": total, "checkpoint": checkpoint, "keep": s.output.keep, "model": saved});
+        return super::print(&table.to_string());
+    }
+    let mut out = format!(
+        "{}  {}  {} parameters  {}  micro-batch {} tokens  recompute {:?}\n\n",
+        p.name,
+        p.config.architecture,
+        millions(parameters),
+        s.model.dtype.name(),
+        sizes.tokens,
+        s.train.recompute
+    );
+    let mut row = |name: &str, bytes: u64| out += &format!("{name:<18} {:>12}\n", human_bytes(bytes));
+    for entry in arena.entries() {
+        row(&entry.name, entry.bytes);
+    }
+    row("program, tokenizer", process);
+    row("memory in all", total);
+    out += "\n";
+    let mut row = |name: &str, bytes: u64| out += &format!("{name:<18} {:>12}\n", human_bytes(bytes));
+    row("one checkpoint", checkpoint);
+    row(&format!("{} kept + 1 in work", s.output.keep), checkpoint * (s.output.keep as u64 + 1));
+    row("saved model", saved);
+    super::print(&out)
+}

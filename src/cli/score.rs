@@ -1,0 +1,159 @@
+//! `flanrt score`: requests or a text through a model.
+
+use super::Global;
+use super::finetune::{device, say, stop_flag};
+use crate::error::{Error, Result};
+use crate::ops::Memory;
+use crate::progress::Progress;
+use crate::score::{
+    Boundary, Engine, Hooks, Predict, Requests, ScoreOptions, TextOptions, run as score_requests, score_text,
+    text,
+};
+use crate::tensor::DType;
+use crate::text::Tokenizer;
+use crate::weights::{Checkpoint, Source};
+use clap::Args;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// `flanrt score`
+#[derive(Args)]
+pub(super) struct Score {
+    /// Model folder in Hugging Face layout, or `builtin`
+    #[arg(value_name = "MODEL")]
+    model: Option<String>,
+    /// The same as MODEL
+    #[arg(long = "model", value_name = "MODEL", conflicts_with = "model")]
+    model_flag: Option<String>,
+    /// Rows {"id", "context", "options": [..], "label"?} or {"id", "context", "continuation"}; .gz and .zst are fine
+    #[arg(long, value_name = "FILE.jsonl", required_unless_present = "text", conflicts_with = "text")]
+    requests: Option<PathBuf>,
+    /// Plain text: mean loss, perplexity and bits per byte
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// One row per request; a killed run with the same --out continues where it stopped
+    #[arg(short, long, value_name = "FILE.jsonl", conflicts_with = "text")]
+    out: Option<PathBuf>,
+    /// Where the option's tokens begin: joint (first id that leaves the context's own), lm-eval or separate
+    #[arg(long, value_name = "RULE", default_value = "joint", value_parser = boundary)]
+    boundary: Boundary,
+    /// Requests (or windows of text) computed at a time [default: as many as fit]. Changes speed only
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Longest sequence in tokens [default: the model's]
+    #[arg(long, value_name = "TOKENS")]
+    max_length: Option<usize>,
+    /// With --text: tokens by which the window moves [default: no overlap]
+    #[arg(long, value_name = "TOKENS", requires = "text")]
+    stride: Option<usize>,
+    /// Context of the unconditional scores [default: empty]
+    #[arg(long, value_name = "TEXT")]
+    unconditional: Option<String>,
+    /// Leave out the unconditional scores and the choice that needs them
+    #[arg(long, conflicts_with = "unconditional")]
+    no_unconditional: bool,
+    /// Storage of weights and activations: f32, bf16 or f16 (arithmetic is f32)
+    #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = dtype)]
+    dtype: DType,
+    /// Every option with its own copy of the context: for checking, slower
+    #[arg(long, hide = true)]
+    unrolled: bool,
+}
+
+fn boundary(text: &str) -> std::result::Result<Boundary, String> {
+    serde_json::from_value(text.into()).map_err(|_| "expected joint, lm-eval or separate".to_string())
+}
+
+fn dtype(text: &str) -> std::result::Result<DType, String> {
+    let parsed = serde_json::from_value(text.into()).ok().filter(|d| *d != DType::U32);
+    parsed.ok_or_else(|| "expected f32, bf16 or f16".to_string())
+}
+
+/// blake3 over names and bytes of all weights and the configuration.
+fn model_hash(file: &Checkpoint, config: &crate::model::Config) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(config.json.to_string().as_bytes());
+    for name in file.names() {
+        if let Ok(Some(entry)) = file.get(name) {
+            hasher.update(name.as_bytes()).update(entry.bytes);
+        }
+    }
+    Ok(hasher.finalize().to_hex()[..32].to_string())
+}
+
+pub(super) fn run(c: Score, global: &Global) -> Result<()> {
+    let name = c.model.as_deref().or(c.model_flag.as_deref());
+    let name = name.ok_or_else(|| Error::usage("no model").fix("give a model folder, or `builtin`"))?;
+    let source = Source::find(name)?;
+    let config = source.config()?;
+    let tokenizer = Tokenizer::load(&source)?;
+    if tokenizer.vocab_size() > config.vocab {
+        return Err(Error::model(format!(
+            "the tokenizer has ids up to {}, but the model's vocabulary has {} entries",
+            tokenizer.vocab_size() - 1,
+            config.vocab
+        ))
+        .fix("the tokenizer does not belong to these weights"));
+    }
+    let requests = c.requests.as_deref().map(Requests::read).transpose()?;
+    let text = c.text.as_deref().map(text::read_text).transpose()?;
+    let stop = stop_flag()?;
+    let device = device(global.device.as_deref().unwrap_or("auto"), global.threads.unwrap_or(0))?;
+    let file = source.checkpoint()?;
+    let hash = if c.out.is_some() { model_hash(&file, &config)? } else { String::new() };
+    let (mut engine, account) = Engine::load(&device, &config, &file, c.dtype)?;
+    drop(file);
+    if !global.json {
+        say!("flanrt {}  {}", env!("CARGO_PKG_VERSION"), device.name());
+        say!("model   {}  {}  {}  {}", source.name(), config.architecture, c.dtype.name(), account.line());
+    }
+    let mut progress = None;
+    let mode = global.progress;
+    let unit = if text.is_some() { "window" } else { "request" };
+    let mut on_progress = |done: usize, total: usize| {
+        let p = progress.get_or_insert_with(|| Progress::new(mode, "score", total as u64, unit));
+        p.set(done as u64, &[]);
+    };
+    let mut note = |message: &str| say!("{message}");
+    let mut hooks = Hooks { progress: &mut on_progress, say: &mut note, interrupted: &stop };
+    let output = if let (Some(text), Some(path)) = (&text, &c.text) {
+        let options = TextOptions { window: c.max_length, stride: c.stride, batch_size: c.batch_size };
+        let result =
+            score_text(&path.display().to_string(), text, &tokenizer, &mut engine, &options, &mut hooks)?;
+        match global.json {
+            true => serde_json::to_string(&result).map_err(|e| Error::internal(e.to_string()))?,
+            false => format!(
+                "tokens {}  scored {}  windows {}\nmean loss {:.6}  perplexity {:.4}  bits per byte {:.4}",
+                result.tokens,
+                result.scored,
+                result.chunks,
+                result.mean_loss,
+                result.perplexity,
+                result.bits_per_byte
+            ),
+        }
+    } else {
+        let requests = requests.ok_or_else(|| Error::internal("neither requests nor text"))?;
+        let settings = BTreeMap::from([("dtype".to_string(), c.dtype.name().to_string())]);
+        let options = ScoreOptions {
+            boundary: c.boundary,
+            batch_size: c.batch_size,
+            window: c.max_length,
+            unconditional: (!c.no_unconditional).then(|| c.unconditional.clone().unwrap_or_default()),
+            unrolled: c.unrolled,
+            out: c.out.clone(),
+            model: hash,
+            settings,
+        };
+        let summary = score_requests(&requests, &tokenizer, &mut engine, &options, &mut hooks)?;
+        match global.json {
+            true => serde_json::to_string(&summary).map_err(|e| Error::internal(e.to_string()))?,
+            false => summary.table(),
+        }
+    };
+    if let Some(p) = progress {
+        p.finish();
+    }
+    debug_assert!(engine.capacity() >= engine.context());
+    super::print(&output)
+}

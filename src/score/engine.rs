@@ -1,0 +1,100 @@
+//! A model that only predicts: weights and activations that keep nothing, behind [`Predict`].
+
+use super::{Encode, Predict, Prediction};
+use crate::arena::Arena;
+use crate::error::Result;
+use crate::model::{Acts, Config, Model, Sizes};
+use crate::ops::{Batch, Device};
+use crate::tensor::DType;
+use crate::text::Tokenizer;
+use crate::weights::{self, Account, Checkpoint};
+
+/// Tokens of a batch, unless one sequence is longer.
+const TOKENS: usize = 4096;
+/// Bytes of logits held at a time.
+const LOGITS: usize = 16 << 20;
+
+/// A loaded model.
+pub struct Engine<'d> {
+    device: &'d dyn Device,
+    /// The model.
+    pub model: Model,
+    acts: Acts,
+    arena: Arena,
+}
+
+fn sizes(config: &Config) -> Sizes {
+    let tokens = TOKENS.max(config.context);
+    Sizes { tokens, asks: tokens, chunk: Sizes::chunk_for(config.vocab, tokens, LOGITS), train: None }
+}
+
+fn layout(config: &Config, dtype: DType, arena: &mut Arena) -> (Model, Acts) {
+    let model = Model::carve(config, arena, dtype);
+    let acts = Acts::carve(config, arena, dtype, sizes(config));
+    (model, acts)
+}
+
+impl<'d> Engine<'d> {
+    /// Loads `file` in `dtype`.
+    pub fn load(
+        device: &'d dyn Device,
+        config: &Config,
+        file: &Checkpoint,
+        dtype: DType,
+    ) -> Result<(Self, Account)> {
+        let (arena, (model, acts)) = Arena::carve(device, |arena| layout(config, dtype, arena))?;
+        let account = weights::load(file, config, device, &model.params)?;
+        model.prepare(device);
+        Ok((Self { device, model, acts, arena }, account))
+    }
+
+    /// The memory that scoring takes, by what it is for; nothing is allocated.
+    pub fn measure(config: &Config, dtype: DType) -> Arena {
+        let mut arena = Arena::measure();
+        layout(config, dtype, &mut arena);
+        arena
+    }
+
+    /// The memory table.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Logits of the rows that `batch` asks for, `[rows, v]`.
+    pub fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
+        let input = self.model.upload(self.device, &self.acts, batch)?;
+        Ok(self.model.logits(self.device, &self.acts, &input))
+    }
+}
+
+impl Predict for Engine<'_> {
+    fn predict(&mut self, batch: &Batch) -> Result<Vec<Prediction>> {
+        let input = self.model.upload(self.device, &self.acts, batch)?;
+        let values = self.model.predict(self.device, &self.acts, &input);
+        Ok(values.into_iter().map(|(logprob, greedy)| Prediction { logprob, greedy }).collect())
+    }
+    fn context(&self) -> usize {
+        self.model.config.context
+    }
+    fn capacity(&self) -> usize {
+        self.acts.sizes().tokens
+    }
+    fn asks_capacity(&self) -> usize {
+        self.acts.sizes().asks
+    }
+}
+
+impl Encode for Tokenizer {
+    fn prefix(&self) -> &[u32] {
+        self.prefix()
+    }
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode(text)
+    }
+    fn encode_bare(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_bare(text)
+    }
+    fn eos(&self) -> Option<u32> {
+        self.eos()
+    }
+}
