@@ -6,7 +6,7 @@
 //! The header is written last and carries hashes of itself and of all the rest, and a file becomes visible only by
 //! renaming: what does not check is no cache, and is made again. Little-endian, as every machine we run on.
 
-use super::examples::Report;
+use super::report::Report;
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
 use memmap2::{Mmap, MmapMut};

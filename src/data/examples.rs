@@ -1,21 +1,18 @@
-//! Sources to examples: rows are rendered and tokenised in parallel into the token cache, and what was left out is kept
-//! account of.
+//! Training examples in the memory-mapped token cache, loaded from sources of rows or from rows made in the program.
 //!
-//! A token is trained if it holds a byte of a trained span, or is the EOS put behind. Nothing is cut silently: a row
-//! that is too long is dropped and counted, except that text which is trained as a whole is divided into chunks.
+//! Here are the user's settings, where the cache lies and when it may be used; how it is made is in `build`.
 
-use super::cache::{self, Reader, Writer};
+use super::build::{Builder, build, unwritable};
+use super::cache::{self, Reader};
 use super::files;
-use super::rows::{Rendered, Renderer};
+use super::report::{FileReport, Report, SourceReport, judge};
+use super::rows::Rendered;
 use crate::error::{Error, Kind, Result};
-use crate::rng::Rng;
 use crate::text::Tokenizer;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// One training example.
@@ -78,74 +75,6 @@ impl Default for Options {
     }
 }
 
-/// A row that was not used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Dropped {
-    /// Its source.
-    pub source: String,
-    /// Which.
-    pub id: String,
-    /// Why.
-    pub reason: String,
-    /// Its length in tokens.
-    pub tokens: u64,
-}
-
-/// A file that was read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileReport {
-    /// Its path.
-    pub path: String,
-    /// Its size on disk.
-    pub bytes: u64,
-    /// Hash of its bytes on disk, in hex.
-    pub blake3: String,
-}
-
-/// What became of one source.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceReport {
-    /// The source's name.
-    pub name: String,
-    /// The shape that was found, such as `{input, target}`.
-    pub shape: String,
-    /// Its files.
-    pub files: Vec<FileReport>,
-    /// Rows in the files.
-    pub read: u64,
-    /// Rows of them left aside by the cap.
-    pub capped: u64,
-    /// Rows that became examples.
-    pub used: u64,
-    /// Rows dropped, by reason.
-    pub dropped: BTreeMap<String, u64>,
-}
-
-/// What became of the data.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// Rows in the files.
-    pub read: u64,
-    /// Rows that became examples.
-    pub used: u64,
-    /// Rows dropped, by reason.
-    pub dropped: BTreeMap<String, u64>,
-    /// Every dropped row.
-    pub dropped_rows: Vec<Dropped>,
-    /// Examples; more than `used` where long texts were divided.
-    pub examples: u64,
-    /// Tokens of all examples.
-    pub tokens: u64,
-    /// Trained tokens among them.
-    pub target_tokens: u64,
-    /// Examples by length: (most tokens of the class, examples in it); the classes end at powers of two.
-    pub lengths: BTreeMap<u64, u64>,
-    /// The sources.
-    pub sources: Vec<SourceReport>,
-    /// What the user should know.
-    pub warnings: Vec<String>,
-}
-
 /// Examples in memory-mapped storage.
 pub struct Examples {
     reader: Reader,
@@ -192,143 +121,22 @@ impl Examples {
     }
 }
 
-const NO_TARGET: &str = "no target";
-const TOO_LONG: &str = "longer than seq_len";
-/// Rows that are rendered and tokenised together.
-const BATCH: usize = 512;
-
-/// A row's examples (tokens, targets), or why there are none and how long it was.
-type Outcome = std::result::Result<Vec<(Vec<u32>, Vec<u8>)>, (&'static str, usize)>;
-
-fn tokenise(r: &Rendered, tok: &Tokenizer, opt: &Options) -> Result<Outcome> {
-    let (mut ids, spans) = tok.encode_spans(&r.text, r.prefix).map_err(|e| e.at(&r.id))?;
-    let front = if r.prefix { tok.prefix().len() } else { 0 };
-    if let (Some(bos), [a, b, ..], false) = (tok.bos(), &ids[..], opt.allow_double_bos)
-        && (*a, *b) == (bos, bos)
-    {
-        return Err(Error::data(format!("{}: the example begins with two BOS tokens (id {bos})", r.id)).fix(
-            "take the BOS out of the data (the tokenizer adds it), or allow two with --allow-double-bos",
-        ));
-    }
-    let whole = matches!(&r.targets[..], [span] if *span == (0..r.text.len())) && !r.text.is_empty();
-    let trained = |i: usize| {
-        let span = &spans[i];
-        i >= front && (whole || r.targets.iter().any(|t| span.start < t.end && t.start < span.end))
-    };
-    let mut targets: Vec<u8> = (0..ids.len()).map(|i| u8::from(trained(i))).collect();
-    if !targets.contains(&1) {
-        return Ok(Err((NO_TARGET, ids.len())));
-    }
-    if let (true, Some(eos)) = (r.eos, tok.eos()) {
-        ids.push(eos);
-        targets.push(1);
-    }
-    targets[0] = 0;
-    if ids.len() <= opt.seq_len {
-        return Ok(if targets.contains(&1) { Ok(vec![(ids, targets)]) } else { Err((NO_TARGET, ids.len())) });
-    }
-    if !whole {
-        return Ok(Err((TOO_LONG, ids.len())));
-    }
-    // What stands before the trained part of a chunk: the prefix, or, where the tokenizer has none, the token that ends
-    // the chunk before (the very first token of all has nothing that could predict it).
-    let (prefix, body) = ids.split_at(front);
-    let mut chunks = Vec::new();
-    let lead = front.max(1);
-    let mut at = if front == 0 { 1 } else { 0 };
-    while at < body.len() {
-        let end = body.len().min(at + opt.seq_len - lead);
-        let mut tokens = if front == 0 { body[at - 1..at].to_vec() } else { prefix.to_vec() };
-        tokens.extend_from_slice(&body[at..end]);
-        let mut targets = vec![1; tokens.len()];
-        targets[..lead].fill(0);
-        chunks.push((tokens, targets));
-        at = end;
-    }
-    Ok(Ok(chunks))
-}
-
-/// Takes outcomes in order into a cache and a report.
-struct Builder<'a, W: Write + Seek> {
-    writer: Writer<W>,
-    report: Report,
-    tok: &'a Tokenizer,
-    opt: &'a Options,
-}
-
-impl<'a, W: Write + Seek> Builder<'a, W> {
-    fn new(out: W, tok: &'a Tokenizer, opt: &'a Options) -> Result<Self> {
-        Ok(Self { writer: Writer::new(out).map_err(unwritable)?, report: Report::default(), tok, opt })
-    }
-
-    /// Renders rows by `render` and adds what comes out to the newest source. The first bad row is the error.
-    fn take<T: Send>(&mut self, rows: Vec<T>, render: impl Fn(T) -> Result<Rendered> + Sync) -> Result<()> {
-        let (tok, opt) = (self.tok, self.opt);
-        let done: Vec<Result<(String, bool, Outcome)>> = rows
-            .into_par_iter()
-            .map(|row| {
-                let r = render(row)?;
-                let outcome = tokenise(&r, tok, opt)?;
-                Ok((r.id, r.eos, outcome))
-            })
-            .collect();
-        for row in done {
-            let (id, eos, outcome) = row?;
-            self.add(&id, eos, outcome)?;
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, id: &str, eos: bool, outcome: Outcome) -> Result<()> {
-        let report = &mut self.report;
-        let source = report.sources.last_mut().ok_or_else(|| Error::internal("a row without a source"))?;
-        let chunks = match outcome {
-            Ok(chunks) => chunks,
-            Err((reason, tokens)) => {
-                *source.dropped.entry(reason.into()).or_default() += 1;
-                *report.dropped.entry(reason.into()).or_default() += 1;
-                let source = source.name.clone();
-                let dropped = Dropped { source, id: id.into(), reason: reason.into(), tokens: tokens as u64 };
-                report.dropped_rows.push(dropped);
-                return Ok(());
-            }
-        };
-        source.used += 1;
-        report.used += 1;
-        if eos && self.tok.eos().is_none() {
-            let warning = "the tokenizer names no EOS token: the ends of targets are not trained";
-            if !report.warnings.iter().any(|w| w == warning) {
-                report.warnings.push(warning.into());
-            }
-        }
-        let divided = chunks.len() > 1;
-        for (i, (tokens, targets)) in chunks.into_iter().enumerate() {
-            report.examples += 1;
-            report.tokens += tokens.len() as u64;
-            report.target_tokens += targets.iter().map(|&t| u64::from(t)).sum::<u64>();
-            *report.lengths.entry(tokens.len().next_power_of_two() as u64).or_default() += 1;
-            let id = if divided { format!("{id}#{}", i + 1) } else { id.to_owned() };
-            self.writer.push(&id, &tokens, &targets).map_err(unwritable)?;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self, key: [u8; 32]) -> Result<W> {
-        self.report.read = self.report.sources.iter().map(|s| s.read).sum();
-        self.writer.finish(key, &self.report).map_err(unwritable)
-    }
-}
-
-fn unwritable(e: io::Error) -> Error {
-    let err = Error::disk(format!("cannot write the token cache: {e}"));
-    err.fix("free disk space, or choose another folder with FLANRT_CACHE")
-}
-
 /// Loads `sources` into examples, from the cache where one of the same files, tokenizer and options is there.
 ///
 /// `progress` is told (bytes read, bytes in all), now and then. Errors: whatever is wrong with files or rows, more rows
 /// dropped from a source than `max_dropped` allows, nothing left to train on.
 pub fn load(
+    sources: &[Source],
+    tok: &Tokenizer,
+    opt: &Options,
+    progress: &dyn Fn(u64, u64),
+) -> Result<Examples> {
+    load_in(&folders(opt), sources, tok, opt, progress)
+}
+
+/// [`load`] with the cache in the first of `folders` that can be written.
+fn load_in(
+    folders: &[PathBuf],
     sources: &[Source],
     tok: &Tokenizer,
     opt: &Options,
@@ -345,7 +153,6 @@ pub fn load(
     }
     let key = key(sources, &reports, tok, opt);
     let name = format!("{}.tokens", &blake3::Hash::from(key).to_hex()[..32]);
-    let folders = folders(opt);
     let cached = folders.iter().find_map(|f| Reader::open(map(&File::open(f.join(&name)).ok()?).ok()?, &key));
     let examples = match cached {
         Some(found) => Examples::new(found),
@@ -461,109 +268,9 @@ fn reopen(file: &File, key: &[u8; 32]) -> Result<(Reader, Report)> {
     })
 }
 
-fn build<W: Write + Seek>(
-    sources: &[Source],
-    reports: Vec<SourceReport>,
-    tok: &Tokenizer,
-    opt: &Options,
-    key: [u8; 32],
-    progress: &dyn Fn(u64, u64),
-    out: W,
-) -> Result<W> {
-    let mut builder = Builder::new(out, tok, opt)?;
-    let total: u64 = reports.iter().flat_map(|r| &r.files).map(|f| f.bytes).sum();
-    let mut before = 0;
-    for (source, report) in sources.iter().zip(reports) {
-        let paths: Vec<String> = report.files.iter().map(|f| f.path.clone()).collect();
-        builder.report.sources.push(report);
-        let name = blake3::hash(source.name.as_bytes());
-        let rng = Rng::new(opt.seed, u64::from_le_bytes(std::array::from_fn(|i| name.as_bytes()[i])));
-        let mut renderer: Option<Renderer> = None;
-        let mut kept: BTreeMap<(u64, u64), (String, Map<String, Value>)> = BTreeMap::new();
-        let mut batch: Vec<(String, Map<String, Value>)> = Vec::new();
-        let mut read = 0;
-        for path in &paths {
-            let mut rows = files::open(Path::new(path))?;
-            while let Some(row) = rows.next() {
-                let row = row?;
-                if renderer.is_none() {
-                    let columns: Vec<&str> = row.fields.keys().map(String::as_str).collect();
-                    let r =
-                        Renderer::new(&source.name, &columns, &source.map, &opt.joiner, opt.loss_all, tok)?;
-                    renderer = Some(r);
-                }
-                let place = format!("{path}:{}", row.line);
-                match source.cap {
-                    // The n smallest draws are the first n of the shuffle that sorting by the draws gives.
-                    Some(cap) => {
-                        kept.insert((rng.bits(read), read), (place, row.fields));
-                        if kept.len() > cap {
-                            kept.pop_last();
-                        }
-                    }
-                    None => batch.push((place, row.fields)),
-                }
-                read += 1;
-                if let (Some(r), true) = (&renderer, batch.len() >= BATCH) {
-                    builder.take(std::mem::take(&mut batch), |(place, row)| r.render(&place, &row))?;
-                    progress(before + rows.bytes(), total);
-                }
-            }
-            before += rows.bytes();
-        }
-        let mut chosen: Vec<_> = kept.into_iter().collect();
-        chosen.sort_by_key(|((_, i), _)| *i);
-        batch.extend(chosen.into_iter().map(|(_, row)| row));
-        let taken = source.cap.map_or(read, |cap| read.min(cap as u64));
-        if let Some(r) = &renderer {
-            if let Some(report) = builder.report.sources.last_mut() {
-                (report.shape, report.read, report.capped) = (r.shape().to_string(), read, read - taken);
-            }
-            builder.take(batch, |(place, row)| r.render(&place, &row))?;
-        }
-        progress(before, total);
-    }
-    builder.finish(key)
-}
-
-/// The verdict on what was dropped.
-fn judge(report: &Report, opt: &Options) -> Result<()> {
-    for source in &report.sources {
-        let dropped: u64 = source.dropped.values().sum();
-        let rows = dropped + source.used;
-        if rows == 0 || (dropped as f64 <= opt.max_dropped * rows as f64 && source.used > 0) {
-            continue;
-        }
-        let share = 100.0 * dropped as f64 / rows as f64;
-        let reasons = source.dropped.iter().map(|(r, n)| format!("{n} {r}")).collect::<Vec<_>>().join(", ");
-        let reasons = reasons.replace(TOO_LONG, &format!("longer than seq_len {}", opt.seq_len));
-        let mine = report.dropped_rows.iter().filter(|d| d.source == source.name);
-        let first: Vec<&str> = mine.map(|d| d.id.as_str()).take(5).collect();
-        let message = format!(
-            "{}: {dropped} of {rows} rows ({share:.1} %) cannot be used: {reasons}; the first are {}",
-            source.name,
-            first.join(", ")
-        );
-        let longest = report.dropped_rows.iter().filter(|d| d.reason == TOO_LONG && d.source == source.name);
-        let longest = longest.map(|d| d.tokens).max();
-        let raise = longest
-            .map(|l| format!("raise --seq-len (the longest row has {l} tokens), or "))
-            .unwrap_or_default();
-        let share = (dropped as f64 / rows as f64 * 100.0).ceil() / 100.0;
-        return Err(Error::data(message).fix(match source.used {
-            0 => format!("{raise}check the columns: none of the rows is left"),
-            _ => format!("{raise}accept it with --max-dropped {share}"),
-        }));
-    }
-    if report.examples == 0 {
-        return Err(Error::data("there is nothing to train on: no source gave a row")
-            .fix("give data, or raise the caps"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::report::{NO_TARGET, TOO_LONG};
     use super::*;
     use crate::text::testing::{assets, folder, letters};
     use serde_json::json;
@@ -600,7 +307,7 @@ mod tests {
     fn long_texts_are_divided_and_every_token_is_trained_once() {
         for prefix in [true, false] {
             for n in 1..20 {
-                let text: String = ('a'..'z').take(n).collect();
+                let text: String = ('a'..='z').take(n).collect();
                 let chunks = one(Rendered { prefix, ..row(&text, &[0..n]) }, 5).unwrap();
                 let mut seen = String::new();
                 for (t, targets) in &chunks {
@@ -699,13 +406,18 @@ mod tests {
         };
         let file = files().pop().unwrap();
         let good = std::fs::read(&file).unwrap();
+        // In a new file under the old name: the old one is still mapped here.
+        let put = |bytes: &[u8]| {
+            std::fs::remove_file(&file).unwrap();
+            std::fs::write(&file, bytes).unwrap();
+        };
         for damage in [0, 7, 100, good.len() / 2, good.len() - 1] {
-            std::fs::write(&file, &good[..damage]).unwrap();
+            put(&good[..damage]);
             let (e, built) = load(&sources, &opt);
             assert!(built && all(&e) == all(&first), "cut at {damage}");
             let mut bytes = good.clone();
             bytes[damage] ^= 4;
-            std::fs::write(&file, bytes).unwrap();
+            put(&bytes);
             let (e, built) = load(&sources, &opt);
             assert!(built && all(&e) == all(&first), "a bit at {damage}");
         }
@@ -736,16 +448,13 @@ mod tests {
         let (dir, sources, opt) = fixture(3);
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let folders = folders(&Options { cache_dir: Some(file.join("x")), ..opt.clone() });
-        assert_eq!(folders[0], file.join("x"));
-        let place = tempfile::tempfile().unwrap();
-        let reports = vec![SourceReport {
-            files: vec![hashed(Path::new(&sources[0].paths[0])).unwrap()],
-            ..Default::default()
-        }];
-        let file = build(&sources, reports, &tok(), &opt, [3; 32], &|_, _| {}, place).unwrap();
-        assert_eq!(Examples::new(reopen(&file, &[3; 32]).unwrap()).len(), 3);
-        assert!(reopen(&file, &[4; 32]).is_err());
+        let e = load_in(&[file.join("x")], &sources, &tok(), &opt, &|_, _| {}).unwrap();
+        assert_eq!(e.len(), 3);
+        assert!(matches!(&e.report().warnings[..], [w] if w.contains("/file/x); tokens are not kept")));
+        let e = load_in(&[file, dir.path().join("new/folder")], &sources, &tok(), &opt, &|_, _| {}).unwrap();
+        assert!(e.report().warnings.is_empty());
+        assert_eq!(std::fs::read_dir(dir.path().join("new/folder")).unwrap().count(), 1);
+        assert_eq!(folders(&opt)[0], dir.path().join("cache"));
     }
 
     #[test]
@@ -778,8 +487,8 @@ mod tests {
             (
                 "ag_news",
                 "text",
-                "{{ ['World', 'Sports', 'Business', 'Sci/Tech'][label] }}",
-                &["World", "Sports", "Business", "Sci/Tech"],
+                "{{ ['World', 'Sports', 'Business', 'Science'][label] }}",
+                &["World", "Sports", "Business", "Science"],
             ),
         ];
         for (name, input, target, answers) in cases {

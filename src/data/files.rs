@@ -114,12 +114,7 @@ type Source = Box<dyn BufRead>;
 
 enum Format {
     Lines(Source),
-    Array {
-        text: String,
-        at: usize,
-        line: u64,
-        begun: bool,
-    },
+    Array(Array),
     Table(Box<csv::Reader<Source>>),
     Text(Source),
     /// Nothing more will come.
@@ -172,7 +167,7 @@ pub fn open(path: &Path) -> Result<Rows> {
         Format::Table(Box::new(builder.delimiter(delimiter).quoting(quoting).from_reader(source)))
     };
     let format = match extension(path).as_str() {
-        "json" if array => Format::Array { text: whole(path, source)?, at: 0, line: 1, begun: false },
+        "json" if array => Format::Array(Array { text: whole(path, source)?, at: 0, line: 1, begun: false }),
         "jsonl" | "ndjson" | "json" => Format::Lines(source),
         "csv" => table(source, b',', true),
         // TSV knows no quoting: a quotation mark is a character like others.
@@ -229,6 +224,63 @@ fn object(path: &Path, line: u64, value: Value) -> Result<Row> {
     Err(Error::data(format!("{}:{line}: the row is {kind}; a JSON object was expected", path.display())))
 }
 
+/// A JSON list in memory, read object by object so that each keeps its line.
+struct Array {
+    text: String,
+    at: usize,
+    line: u64,
+    begun: bool,
+}
+
+impl Array {
+    fn skip_to(&mut self, to: usize) {
+        self.line += newlines(&self.text.as_bytes()[self.at..to]);
+        self.at = to;
+    }
+
+    /// Skips white space and gives the character after it.
+    fn peek(&mut self) -> Option<char> {
+        self.skip_to(self.text.len() - self.text[self.at..].trim_start().len());
+        self.text[self.at..].chars().next()
+    }
+
+    fn read(&mut self, path: &Path) -> Result<Option<Row>> {
+        let fail = |line: u64, what: String| Err(Error::data(format!("{}:{line}: {what}", path.display())));
+        let first = !std::mem::replace(&mut self.begun, true);
+        let mut next = self.peek();
+        if first && next == Some('[') {
+            self.at += 1;
+            next = self.peek();
+        } else if next == Some(',') {
+            self.at += 1;
+            self.peek();
+        } else if next != Some(']') {
+            let found = next.map_or("the end of the file".into(), |c| format!("{c:?}"));
+            return fail(self.line, format!("not valid JSON: {found} where a comma or ] should be"));
+        }
+        if next == Some(']') {
+            self.at += 1;
+            return match self.peek() {
+                None => Ok(None),
+                Some(_) => fail(self.line, "text after the end of the list".into()),
+            };
+        }
+        let column = self.at - self.text[..self.at].rfind('\n').map_or(0, |i| i + 1);
+        let mut stream = serde_json::Deserializer::from_str(&self.text[self.at..]).into_iter::<Value>();
+        let value = match stream.next() {
+            Some(Ok(value)) => value,
+            Some(Err(e)) => {
+                let column = if e.line() <= 1 { column + e.column() } else { e.column() };
+                return Err(bad_json(path, self.line + e.line().max(1) as u64 - 1, column, &e));
+            }
+            None => return fail(self.line, "not valid JSON: the file ends inside the list".into()),
+        };
+        let (line, end) = (self.line, self.at + stream.byte_offset());
+        self.skip_to(end);
+        object(path, line, value).map(Some)
+    }
+}
+
 impl Rows {
     /// Bytes taken from the file so far, as they lie on disk.
     pub fn bytes(&self) -> u64 {
@@ -253,61 +305,7 @@ impl Rows {
                 let value = serde_json::from_str(text).map_err(|e| bad_json(path, line, e.column(), &e))?;
                 return object(path, line, value).map(Some);
             },
-            Format::Array { text, at, line, begun } => {
-                let mut skip = |at: &mut usize, to: usize| {
-                    *line += newlines(&text.as_bytes()[*at..to]);
-                    *at = to;
-                };
-                let space = |at: usize| text.len() - text[at..].trim_start().len();
-                skip(at, space(*at));
-                let next = text[*at..].chars().next();
-                let first = !std::mem::replace(begun, true);
-                if next == Some(']') {
-                    skip(at, *at + 1);
-                    let end = space(*at);
-                    if end == text.len() {
-                        return Ok(None);
-                    }
-                    skip(at, end);
-                    return Err(Error::data(format!(
-                        "{}:{line}: text after the end of the list",
-                        path.display()
-                    )));
-                }
-                if next != Some(if first { '[' } else { ',' }) {
-                    return Err(Error::data(format!(
-                        "{}:{line}: not valid JSON: {} where a comma or ] should be",
-                        path.display(),
-                        next.map_or("the end of the file".into(), |c| format!("{c:?}"))
-                    )));
-                }
-                skip(at, *at + 1);
-                skip(at, space(*at));
-                if first && text[*at..].starts_with(']') {
-                    skip(at, *at + 1);
-                    return if text[*at..].trim().is_empty() {
-                        Ok(None)
-                    } else {
-                        Err(Error::data(format!("{}:{line}: text after the end of the list", path.display())))
-                    };
-                }
-                let mut stream = serde_json::Deserializer::from_str(&text[*at..]).into_iter::<Value>();
-                let column = *at - text[..*at].rfind('\n').map_or(0, |i| i + 1);
-                let value = match stream.next() {
-                    Some(Ok(value)) => value,
-                    Some(Err(e)) => {
-                        let column = if e.line() <= 1 { column + e.column() } else { e.column() };
-                        return Err(bad_json(path, *line + e.line().max(1) as u64 - 1, column, &e));
-                    }
-                    None => {
-                        let message = "not valid JSON: the file ends inside the list";
-                        return Err(Error::data(format!("{}:{line}: {message}", path.display())));
-                    }
-                };
-                let (start, end) = (*line, *at + stream.byte_offset());
-                skip(at, end);
-                object(path, start, value).map(Some)
-            }
+            Format::Array(array) => array.read(path),
             Format::Table(reader) => {
                 let mut record = csv::StringRecord::new();
                 let headers = reader.headers().map_err(|e| bad_table(path, &e))?.clone();
@@ -499,6 +497,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))] // each writes 25 files
         #[test]
         fn no_bytes_make_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), text in "[\\[\\]{},:\"a1 \\n]{0,40}") {
             for name in ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt"] {

@@ -4,14 +4,20 @@
 //! files -> rows -> (text, spans) -> examples (memory-mapped tokens) -> order -> pack -> ops::forest::Batch
 //! ```
 
+// A list of one span is meant as that, not as its numbers.
+#![allow(clippy::single_range_in_vec_init)]
+
+mod build;
 mod cache;
 pub mod examples;
 pub mod files;
 pub mod order;
 pub mod pack;
+pub mod report;
 pub mod rows;
 
-pub use examples::{Example, Examples, Options, Report, Source, from_rendered, load};
+pub use examples::{Example, Examples, Options, Source, from_rendered, load};
 pub use order::Order;
 pub use pack::pack;
+pub use report::Report;
 pub use rows::Rendered;
