@@ -497,6 +497,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))] // each writes 25 files
         #[test]
         fn no_bytes_make_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), text in "[\\[\\]{},:\"a1 \\n]{0,40}") {
             for name in ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt"] {
