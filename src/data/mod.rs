@@ -16,7 +16,7 @@ pub mod pack;
 pub mod report;
 pub mod rows;
 
-pub use examples::{Example, Examples, Options, Source, from_rendered, load};
+pub use examples::{Example, Examples, Options, Source, from_rendered, load, texts};
 pub use order::Order;
 pub use pack::pack;
 pub use report::Report;
