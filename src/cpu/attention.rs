@@ -168,13 +168,17 @@ impl Shape {
     /// Packs keys as right operand `[size, keys]`: for scores and for the gradient of probabilities.
     fn pack_keys_across(&self, out: &mut [f32], x: Tensor, kv: usize, rows: &[usize], line: &mut [f32]) {
         let size = self.heads.size;
-        pack_lines(out, self.micro.nr, rows.len(), size, line, |i, line| view(line, x, rows[i], kv * size, size));
+        pack_lines(out, self.micro.nr, rows.len(), size, line, |i, line| {
+            view(line, x, rows[i], kv * size, size)
+        });
     }
 
     /// Packs keys as right operand `[keys, size]`: for weighted sums of values or keys.
     fn pack_keys_down(&self, out: &mut [f32], x: Tensor, kv: usize, rows: &[usize], line: &mut [f32]) {
         let size = self.heads.size;
-        pack_across(out, self.micro.nr, size, rows.len(), line, |i, line| view(line, x, rows[i], kv * size, size));
+        pack_across(out, self.micro.nr, size, rows.len(), line, |i, line| {
+            view(line, x, rows[i], kv * size, size)
+        });
     }
 
     /// `p [rows, keys_n]` packed as left operand with keys as inner index.
@@ -364,9 +368,17 @@ impl Shape {
                 self.scores(s, dp, stats, q, position, n);
                 // dv += p^T do and dk += ds^T q: the tile's columns become rows.
                 for (weights, source, sum) in [(&*s, do_, &mut *sum_v), (&*dp, queries, &mut *sum_k)] {
-                    pack_across(across, self.micro.mr, n, rows, line, |i, _| &weights[i * self.keys_n..][..n]);
+                    pack_across(across, self.micro.mr, n, rows, line, |i, _| {
+                        &weights[i * self.keys_n..][..n]
+                    });
                     pack_across(side, self.micro.nr, size, rows, line, |i, line| {
-                        view(line, source, q.row + i / self.group, (kv * self.group + i % self.group) * size, size)
+                        view(
+                            line,
+                            source,
+                            q.row + i / self.group,
+                            (kv * self.group + i % self.group) * size,
+                            size,
+                        )
                     });
                     self.micro.block(n, size, rows, across, side, sum, self.size_n);
                 }
