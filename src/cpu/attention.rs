@@ -144,7 +144,7 @@ vectorized! {
             *x = exp(*x - top);
         }
         // All keys of the tile take part, the hidden ones as zeros: lanes depend on path positions alone.
-        let sum = reduce(s.len(), |i, acc| acc + s[i]);
+        let sum = reduce([s], |[x], acc| acc + x);
         (top, sum)
     }
 }
