@@ -388,5 +388,5 @@ fn save(p: &Prepared, trainer: &Trainer<'_>, dir: &Path, dtype: DType) -> Result
     let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     config[key] = name.into();
     let tensors = checkpoint::tensors(trainer, &trainer.model.params, "");
-    save_model(dir, &config, p.generation.as_ref(), p.tokenizer.files(), tensors, MAX_SHARD_BYTES)
+    save_model(dir, &config, Some(&p.generation), p.tokenizer.files(), tensors, MAX_SHARD_BYTES)
 }

@@ -35,7 +35,7 @@ pub(super) struct Prepared {
     pub(super) start: Start,
     pub(super) name: String,
     pub(super) config: Config,
-    pub(super) generation: Option<Value>,
+    pub(super) generation: Value,
     pub(super) tokenizer: Tokenizer,
     pub(super) seq_len: usize,
     pub(super) demo: Option<Demo>,
@@ -112,6 +112,8 @@ impl Prepared {
         if seq_len < 2 {
             return Err(Error::usage(format!("--seq-len {seq_len} leaves nothing to predict")));
         }
+        let generation = generation
+            .unwrap_or_else(|| json!({"bos_token_id": tokenizer.bos(), "eos_token_id": tokenizer.eos()}));
         Ok(Self { resolved, start, name, config, generation, tokenizer, seq_len, demo })
     }
 

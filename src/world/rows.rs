@@ -42,7 +42,7 @@ pub struct Example {
     pub id: String,
     /// The prompt, without the joiner.
     pub input: String,
-    /// The answer.
+    /// The answer, behind a space.
     pub target: String,
 }
 
@@ -53,7 +53,7 @@ pub struct Request {
     pub id: String,
     /// The prompt with the joiner: ends with a newline.
     pub context: String,
-    /// What to rank.
+    /// What to rank, each behind a space.
     pub options: Vec<String>,
     /// The index of the right option.
     pub answer: usize,
@@ -108,6 +108,12 @@ pub fn instance(
     Prompt { input, options, answer, key: row.key }
 }
 
+/// An answer as it is written: behind a space, as words are in prose and in the OPTIONS block, since a byte-level piece holds
+/// the space in front of its word. Without it an answer would begin with a piece that prose hardly ever shows.
+fn said(option: &str) -> String {
+    format!(" {option}")
+}
+
 fn id(task: &Task, split: &str, index: u64, template: usize, with_options: bool) -> String {
     format!("{}/{split}/{index:06}/t{template}{}", task.name, if with_options { "/options" } else { "" })
 }
@@ -128,7 +134,7 @@ pub fn train_rows(seed: u64, n: u64, held_out: &[&str]) -> Vec<Example> {
         let Prompt { input, mut options, answer, .. } =
             instance(task, seed, Split::Train, index, template, with_options);
         let id = id(task, "train", index, template, with_options);
-        Example { id, input, target: options.swap_remove(answer) }
+        Example { id, input, target: said(&options.swap_remove(answer)) }
     };
     (0..n).map(make).collect()
 }
@@ -151,6 +157,7 @@ pub fn test_requests(cluster: &str, seed: u64, n: u64, with_options: bool) -> Ve
         if seen.insert((prompt.key, template, prompt.options[prompt.answer].clone(), content)) {
             let id = id(task, "test", index, template, with_options);
             let Prompt { input, options, answer, .. } = prompt;
+            let options = options.iter().map(|option| said(option)).collect();
             requests.push(Request { id, context: input + "\n", options, answer });
         }
     }
