@@ -1,6 +1,6 @@
 //! `flanrt data inspect`: rows as a training run reads them, with what is trained marked.
 
-use super::finetune::Prepared;
+use super::prepare::Prepared;
 use super::{Global, TrainFlags};
 use crate::error::Result;
 use clap::{Args, Subcommand};
@@ -35,29 +35,8 @@ pub(super) fn run(c: Data, global: &Global) -> Result<()> {
     if global.json {
         return super::print(&json!(data.train.report()).to_string());
     }
-    let mark = console::Style::new().green().bold();
-    let mut out = String::new();
-    for i in 0..c.show.min(data.train.len()) {
-        let e = data.train.get(i);
-        out += &format!(
-            "--- {}  {} tokens, {} trained\n",
-            e.id,
-            e.tokens.len(),
-            e.targets.iter().filter(|&&t| t == 1).count()
-        );
-        let mut from = 0;
-        while from < e.tokens.len() {
-            let trained = e.targets[from];
-            let to = (from..e.tokens.len()).find(|&j| e.targets[j] != trained).unwrap_or(e.tokens.len());
-            let text = p.tokenizer.decode(&e.tokens[from..to], false)?;
-            out += &match trained {
-                1 => format!("[[{}]]", mark.apply_to(text)),
-                _ => text,
-            };
-            from = to;
-        }
-        out += "\n";
-    }
+    let green = console::Style::new().green().bold();
+    let mut out = data.preview(&p.tokenizer, c.show, |text| format!("[[{}]]", green.apply_to(text)))?;
     let r = data.train.report();
     out += &format!(
         "--- {} rows read, {} used, {} dropped; {} examples, {} tokens, {} trained\n",

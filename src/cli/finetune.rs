@@ -1,35 +1,25 @@
 //! `flanrt finetune` and `flanrt pretrain`: check everything that can be checked, then train, then save.
 
-use super::demo::Demo;
-use super::settings::{DataSettings, Loss, Resolved, Settings};
+use super::prepare::{Data, Prepared, Start, count, millions};
+use super::settings::Resolved;
 use super::{Global, TrainFlags};
 use crate::cpu::Cpu;
-use crate::data::{self, Examples, pack};
 use crate::disk;
 use crate::dist::Solo;
 use crate::error::{Error, Kind, Result};
-use crate::model::{Config, Params, Sizes};
-use crate::ops::{Batch, Device, Memory};
-use crate::progress::Progress;
-use crate::rng::Rng;
+use crate::ops::Memory;
 use crate::tensor::DType;
-use crate::text::Tokenizer;
 use crate::train::Trainer;
 use crate::train::checkpoint::{self, State};
-use crate::train::run::{self, Job, parse_duration};
-use crate::train::rundir::{Info, RunDir, Status};
-use crate::weights::{self, MAX_SHARD_BYTES, Source, save_model};
+use crate::train::run::{self, Finish, Job, parse_duration};
+use crate::train::rundir::{Found, Info, RunDir, Status};
+use crate::weights::{self, MAX_SHARD_BYTES, save_model};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-
-/// Bytes of logits held at a time in training.
-pub(super) const LOGITS: usize = 16 << 20;
-/// Stream of the validation split.
-const SPLIT: u64 = 0x5911;
 
 /// `flanrt finetune`
 #[derive(Args)]
@@ -48,9 +38,8 @@ pub(super) struct Finetune {
 #[derive(Args)]
 pub(super) struct Pretrain {
     /// Folder with config.json of the new model, and its tokenizer unless --vocab-size makes one
-    model: String,
-    /// Text files: one document a row of .jsonl, or paragraphs of .txt
-    #[arg(required = true)]
+    model: Option<String>,
+    /// Text files: a document is a row of .jsonl or a whole .txt
     data: Vec<String>,
     /// Train a byte-level BPE of so many pieces on the text first
     #[arg(long, value_name = "N")]
@@ -74,213 +63,6 @@ pub(super) struct Go {
 
 fn duration(text: &str) -> std::result::Result<std::time::Duration, String> {
     parse_duration(text).ok_or_else(|| "expected a time like 90s, 15m or 3h30m".into())
-}
-
-/// What a run starts from.
-pub(super) enum Start {
-    /// A checkpoint in Hugging Face layout.
-    Weights(Source),
-    /// Random weights for a configuration.
-    Random,
-}
-
-/// What is trained, read and checked before anything is allocated.
-pub(super) struct Prepared {
-    pub(super) resolved: Resolved,
-    pub(super) start: Start,
-    pub(super) name: String,
-    pub(super) config: Config,
-    pub(super) generation: Option<Value>,
-    pub(super) tokenizer: Tokenizer,
-    pub(super) seq_len: usize,
-    pub(super) demo: Option<Demo>,
-}
-
-impl Prepared {
-    pub(super) fn settings(&self) -> &Settings {
-        &self.resolved.settings
-    }
-
-    /// Settings, configuration, tokenizer and weights' headers of a fine-tuning run.
-    /// `with_data`: it is an error to name none.
-    pub(super) fn finetune(resolved: Resolved, with_data: bool) -> Result<Self> {
-        let source = Source::find(&resolved.settings.model.path)?;
-        let config = source.config()?;
-        let tokenizer = Tokenizer::load(&source)?;
-        weights::check(&source.checkpoint()?, &config)?;
-        let demo = (source == Source::Builtin && resolved.settings.mix.is_empty()).then(Demo::new);
-        if with_data && demo.is_none() && resolved.settings.mix.is_empty() {
-            return Err(Error::usage("no training data")
-                .fix("name files after the model (flanrt finetune MODEL DATA...), or [[mix]] in a configuration file"));
-        }
-        let name = source.name();
-        let generation = generation(&source)?;
-        Self::checked(resolved, Start::Weights(source), name, config, generation, tokenizer, demo)
-    }
-
-    /// The same for a new model: `dir` holds config.json and perhaps the tokenizer.
-    pub(super) fn pretrain(resolved: Resolved, vocab_size: Option<usize>) -> Result<Self> {
-        let source = Source::find(&resolved.settings.model.path)?;
-        let mut config = source.config()?;
-        let tokenizer = match vocab_size {
-            None => Tokenizer::load(&source)?,
-            Some(n) => {
-                let files = Trained(new_tokenizer(&resolved.settings, n)?);
-                let tokenizer = Tokenizer::load(&files)?;
-                config.vocab = tokenizer.vocab_size();
-                config.json["vocab_size"] = config.vocab.into();
-                config.json["bos_token_id"] = tokenizer.bos().into();
-                config.json["eos_token_id"] = tokenizer.eos().into();
-                tokenizer
-            }
-        };
-        let generation = generation(&source)?;
-        let name = source.name();
-        Self::checked(resolved, Start::Random, name, config, generation, tokenizer, None)
-    }
-
-    fn checked(
-        resolved: Resolved,
-        start: Start,
-        name: String,
-        config: Config,
-        generation: Option<Value>,
-        tokenizer: Tokenizer,
-        demo: Option<Demo>,
-    ) -> Result<Self> {
-        if tokenizer.vocab_size() > config.vocab {
-            return Err(Error::model(format!(
-                "the tokenizer has ids up to {}, but the model's vocabulary has {} entries",
-                tokenizer.vocab_size() - 1,
-                config.vocab
-            ))
-            .fix("the tokenizer does not belong to these weights"));
-        }
-        let asked = resolved.settings.data.seq_len;
-        if asked > config.context {
-            return Err(Error::usage(format!(
-                "--seq-len {asked} is longer than the model's context of {}",
-                config.context
-            )));
-        }
-        let seq_len = if asked == 0 { config.context.min(1024) } else { asked };
-        if seq_len < 2 {
-            return Err(Error::usage(format!("--seq-len {seq_len} leaves nothing to predict")));
-        }
-        Ok(Self { resolved, start, name, config, generation, tokenizer, seq_len, demo })
-    }
-
-    /// Room for the largest micro-batch.
-    pub(super) fn sizes(&self) -> Sizes {
-        let tokens = self.settings().train.micro_batch.max(self.seq_len);
-        let chunk = Sizes::chunk_for(self.config.vocab, tokens, LOGITS);
-        Sizes { tokens, asks: tokens, chunk, train: Some(self.settings().train.recompute) }
-    }
-
-    /// Reads and tokenises the data.
-    pub(super) fn data(&self, global: &Global) -> Result<Data> {
-        let settings = self.settings();
-        let options = data_options(&settings.data, self.seq_len, settings.train.seed);
-        let (train, val) = match &self.demo {
-            Some(demo) => (demo.examples(&self.tokenizer, &options, settings.train.seed)?, None),
-            None => {
-                let train = load(&settings.mix, &self.tokenizer, &options, global)?;
-                let val = match settings.data.val.as_slice() {
-                    [] => None,
-                    paths => {
-                        let first = settings.mix[0].clone();
-                        let source = data::Source {
-                            name: "validation".into(),
-                            paths: paths.to_vec(),
-                            cap: None,
-                            ..first
-                        };
-                        Some(load(&[source], &self.tokenizer, &options, global)?)
-                    }
-                };
-                (train, val)
-            }
-        };
-        let n = train.len();
-        if n == 0 {
-            return Err(Error::data("there is not one training example").fix("see the counts above"));
-        }
-        let kept = if val.is_some() { 0 } else { (settings.data.val_split * n as f64).round() as usize };
-        let mut order = Rng::new(settings.train.seed, SPLIT).permutation(n);
-        let mut held = order.split_off(n - kept.min(n - 1));
-        held.sort_unstable();
-        order.sort_unstable();
-        let split: Vec<_> = match &val {
-            Some(val) => (0..val.len()).map(|i| (i as u32, val.get(i))).collect(),
-            None => held.iter().map(|&i| (i, train.get(i as usize))).collect(),
-        };
-        let mut validation = pack(&split, self.sizes().tokens);
-        validation.retain(|b| !b.rows.is_empty());
-        Ok(Data { hash: train.hash().to_string(), train, chosen: order, validation })
-    }
-}
-
-/// The examples of a run.
-pub(super) struct Data {
-    pub(super) train: Examples,
-    pub(super) chosen: Vec<u32>,
-    pub(super) validation: Vec<Batch>,
-    hash: String,
-}
-
-fn data_options(d: &DataSettings, seq_len: usize, seed: u64) -> data::Options {
-    data::Options {
-        seq_len,
-        loss_all: d.loss == Loss::All,
-        joiner: d.joiner.clone(),
-        max_dropped: d.max_dropped,
-        allow_double_bos: d.allow_double_bos,
-        cache_dir: (!d.cache_dir.is_empty()).then(|| PathBuf::from(&d.cache_dir)),
-        seed,
-    }
-}
-
-fn load(
-    sources: &[data::Source],
-    tokenizer: &Tokenizer,
-    options: &data::Options,
-    global: &Global,
-) -> Result<Examples> {
-    let progress = std::sync::Mutex::new(None);
-    let mode = global.progress;
-    let report = |done: u64, total: u64| {
-        if let Ok(mut p) = progress.lock() {
-            p.get_or_insert_with(|| Progress::new(mode, "tokenise", total, "byte")).set(done, &[]);
-        }
-    };
-    let examples = data::load(sources, tokenizer, options, &report)?;
-    drop(progress);
-    Ok(examples)
-}
-
-/// Files of a tokenizer that was just trained.
-struct Trained(Vec<(String, Vec<u8>)>);
-
-impl crate::text::Files for Trained {
-    fn place(&self) -> String {
-        "the new tokenizer".into()
-    }
-    fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        Ok(self.0.iter().find(|(n, _)| n == name).map(|(_, bytes)| bytes.clone()))
-    }
-}
-
-/// Trains a tokenizer on the run's own text.
-fn new_tokenizer(settings: &Settings, vocab: usize) -> Result<Vec<(String, Vec<u8>)>> {
-    let texts = data::texts(&settings.mix)?;
-    crate::text::train_bpe(&texts, vocab)
-}
-
-fn generation(source: &Source) -> Result<Option<Value>> {
-    use crate::text::Files;
-    let Some(bytes) = source.get("generation_config.json")? else { return Ok(None) };
-    let parsed = serde_json::from_slice(&bytes);
-    parsed.map(Some).map_err(|e| Error::model(format!("{}/generation_config.json: {e}", source.place())))
 }
 
 /// The backend that `--device` asks for.
@@ -349,7 +131,7 @@ pub(super) fn finetune(c: Finetune, global: &Global) -> Result<()> {
     execute(Prepared::finetune(resolved, true)?, &c.go, global)
 }
 
-pub(super) fn pretrain(c: Pretrain, global: &Global) -> Result<()> {
+pub(super) fn pretrain(mut c: Pretrain, global: &Global) -> Result<()> {
     use toml::Value as V;
     let command = [
         ("data.loss", V::String("all".into())),
@@ -357,12 +139,12 @@ pub(super) fn pretrain(c: Pretrain, global: &Global) -> Result<()> {
         ("train.beta2", V::Float(0.95)),
         ("train.lr", V::Float(1e-3)),
     ];
-    let (model, data) = match c.go.resume {
-        Some(_) => (None, &[][..]),
-        None => (Some(c.model.as_str()), &c.data[..]),
-    };
-    let resolved = resolve(&c.train, &c.go, global, &command, model, data)?;
-    execute(Prepared::pretrain(resolved, c.vocab_size)?, &c.go, global)
+    c.train.set.extend(c.vocab_size.map(|n| format!("model.vocab_size={n}")));
+    let resolved = resolve(&c.train, &c.go, global, &command, c.model.as_deref(), &c.data)?;
+    if resolved.settings.mix.is_empty() {
+        return Err(Error::usage("no text to train on").fix("flanrt pretrain MODEL TEXT..."));
+    }
+    execute(Prepared::pretrain(resolved)?, &c.go, global)
 }
 
 /// What the screen says, on standard error unless results are wanted as JSON there.
@@ -371,48 +153,49 @@ macro_rules! say {
 }
 pub(super) use say;
 
-/// Hash of everything that decides a run's numbers.
-fn decided_by(p: &Prepared, data: &Data) -> String {
-    let s = p.settings();
-    let mut train = serde_json::to_value(&s.train).unwrap_or_default();
-    for free in ["log_every", "eval_every"] {
-        train.as_object_mut().map(|t| t.remove(free));
-    }
-    let text = json!({"train": train, "dtype": s.model.dtype, "config": p.config.json, "data": data.hash, "examples": data.chosen.len(), "seq_len": p.seq_len});
-    blake3::hash(text.to_string().as_bytes()).to_hex()[..32].to_string()
+/// One run on its way: what it is made of.
+struct Run<'a> {
+    p: &'a Prepared,
+    data: &'a Data,
+    device: &'a Cpu,
+    go: &'a Go,
+    stop: &'a AtomicBool,
+    deadline: Option<Instant>,
+    global: &'a Global,
 }
 
-fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
+fn execute(p: Prepared, go: &Go, global: &Global) -> Result<()> {
     let stop = stop_flag()?;
     let deadline = go.max_time.map(|t| Instant::now() + t);
-    let s = p.settings().clone();
+    let s = p.settings();
     let device = device(&s.run.device, s.run.threads)?;
+    let parameters = count(&p.config);
     say!("flanrt {}  {}", env!("CARGO_PKG_VERSION"), device.name());
     say!(
         "model   {}  {}  {} parameters  {}",
         p.name,
         p.config.architecture,
-        millions(count(&p.config)),
+        millions(parameters),
         s.model.dtype.name()
     );
-    let data = p.data(global)?;
-    report_data(&p, &data);
-    let sizes = p.sizes();
-    let arena = Trainer::measure(&p.config, s.model.dtype, sizes);
-    let total = s.train.total_steps(data.chosen.len());
-    let disk_needed = checkpoint::size(count(&p.config)) * (s.output.keep as u64 + 1) + 4 * count(&p.config);
-    say!(
-        "plan    {} of memory, up to {} on disk; {total} steps of {} examples",
-        disk::human_bytes(arena.used() as u64),
-        disk::human_bytes(disk_needed),
-        s.train.batch_size
-    );
-
     let out = match (&go.resume, s.output.dir.as_str()) {
         (Some(dir), _) => dir.clone(),
         (None, "") => RunDir::fresh_path(Path::new("runs"), &p.name),
         (None, dir) => PathBuf::from(dir),
     };
+    check_place(&out, go)?;
+    let data = p.data(global)?;
+    report_data(&p, &data);
+    let arena = Trainer::measure(&p.config, s.model.dtype, p.sizes()).used() as u64;
+    let memory = arena + super::plan::process_bytes(device.threads());
+    let disk_needed = checkpoint::size(parameters) * (s.output.keep as u64 + 1) + 4 * parameters;
+    say!(
+        "plan    {} of memory, up to {} on disk; {} steps of {} examples",
+        disk::human_bytes(memory),
+        disk::human_bytes(disk_needed),
+        s.train.total_steps(data.chosen.len()),
+        s.train.batch_size
+    );
     disk::ensure_space(&out, disk_needed)?;
     let info = Info {
         argv: std::env::args().collect(),
@@ -424,7 +207,8 @@ fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
         Some(_) => RunDir::resume(&out, &info)?,
         None => RunDir::create(&out, &info)?,
     };
-    let result = train(&mut p, &data, &mut dir, &device, sizes, &stop, deadline, go.resume.is_some(), global);
+    let run = Run { p: &p, data: &data, device: &device, go, stop: &stop, deadline, global };
+    let result = run.train(&mut dir);
     let (status, code, hash) = match &result {
         Ok(hash) => (Status::Finished, 0, Some(hash.as_str())),
         Err(e) if e.kind == Kind::Stopped => (Status::Stopped, e.exit_code(), None),
@@ -437,11 +221,28 @@ fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
     result.map(|_| ())
 }
 
+/// Refuses a place that cannot become this run's, before the data is read.
+fn check_place(out: &Path, go: &Go) -> Result<()> {
+    let status = match RunDir::look(out)? {
+        Found::Run(run) => run.get("status").and_then(Value::as_str).unwrap_or("unknown").to_string(),
+        Found::Nothing if go.resume.is_none() => return disk::ensure_writable_dir(out),
+        _ => return Ok(()), // opening it says what is wrong
+    };
+    if go.resume.is_some() && status == Status::Finished.name() {
+        return Err(Error::usage(format!("{}: this run is finished", out.display()))
+            .fix("its model is in model/; train it further with `flanrt finetune`"));
+    }
+    Ok(())
+}
+
 fn report_data(p: &Prepared, data: &Data) {
     let report = data.train.report();
     for source in &report.sources {
         let place = source.files.first().map_or(String::new(), |f| format!("  {}", f.path));
         say!("data    {}  {}  {} rows{place}", source.name, source.shape, source.read);
+    }
+    for warning in &report.warnings {
+        say!("warning: {warning}");
     }
     let (tokens, targets) = (data.train.tokens(), data.train.target_tokens());
     say!(
@@ -456,134 +257,136 @@ fn report_data(p: &Prepared, data: &Data) {
     say!("first   {shown:?}...  ids [{}, ...]", ids.join(", "));
 }
 
-/// Trains in `dir`, saves the model, and returns the hash of its weights.
-#[expect(clippy::too_many_arguments, reason = "one caller")]
-fn train(
-    p: &mut Prepared,
-    data: &Data,
-    dir: &mut RunDir,
-    device: &dyn Device,
-    sizes: Sizes,
-    stop: &AtomicBool,
-    deadline: Option<Instant>,
-    resume: bool,
-    global: &Global,
-) -> Result<String> {
-    let s = p.settings().clone();
-    let decided_by = decided_by(p, data);
-    let found = if resume { dir.latest_good()? } else { Default::default() };
-    for warning in &found.warnings {
-        say!("warning: {warning}");
+impl Run<'_> {
+    /// Trains in `dir`, saves the model, and returns the hash of its weights.
+    fn train(&self, dir: &mut RunDir) -> Result<String> {
+        let (p, s) = (self.p, self.p.settings());
+        if self.go.resume.is_none() {
+            let report = serde_json::to_value(self.data.train.report());
+            dir.write_config(&p.resolved.to_toml())?;
+            dir.write_data_manifest(&report.map_err(|e| Error::internal(e.to_string()))?)?;
+            dir.write_dropped(self.data.train.report().dropped_rows.iter().map(|d| json!(d)))?;
+            let preview = self.data.preview(&p.tokenizer, 5, |text| format!("[[{text}]]"))?;
+            disk::write_atomic(&dir.path().join("data/preview.txt"), preview.as_bytes())?;
+        }
+        let mut trainer = Trainer::new(self.device, &p.config, s.model.dtype, p.sizes())?;
+        let decided_by = p.decided_by(self.data);
+        let state = self.start(&mut trainer, dir, &decided_by)?;
+        let before = match &p.demo {
+            Some(demo) => Some(demo.score_before(&trainer, &p.tokenizer, dir)?),
+            None => None,
+        };
+        let job = Job {
+            recipe: &s.train,
+            examples: &self.data.train,
+            chosen: &self.data.chosen,
+            validation: &self.data.validation,
+            group: &Solo,
+            decided_by,
+            save_every: s.output.save_every,
+            keep: s.output.keep,
+            stop: self.stop,
+            deadline: self.deadline,
+            progress: self.global.progress,
+        };
+        let finish = run::run(&mut trainer, &job, dir, state)?;
+        if finish.step < finish.total {
+            let message = format!("stopped after step {} of {}, checkpoint saved", finish.step, finish.total);
+            return Err(Error::new(Kind::Stopped, message)
+                .fix(format!("continue with --resume {}", dir.path().display())));
+        }
+        let hash = checkpoint::weights_hash(&trainer);
+        let saved = dir.path().join("model");
+        save(p, &trainer, &saved, s.model.dtype)?;
+        if let (Some(demo), Some(before)) = (&p.demo, &before) {
+            let after = demo.score(&trainer, &p.tokenizer)?;
+            dir.set("scores_after", json!(after))?;
+            say!("\n{}\n", demo.compare(before, &after));
+        }
+        self.report_memory(dir, trainer.arena().used() as u64)?;
+        self.report(dir, &finish, &saved, &hash)?;
+        Ok(hash)
     }
-    if !resume {
-        dir.write_config(&p.resolved.to_toml())?;
-        dir.write_data_manifest(
-            &serde_json::to_value(data.train.report()).map_err(|e| Error::internal(e.to_string()))?,
-        )?;
-        dir.write_dropped(data.train.report().dropped_rows.iter().map(|d| json!(d)))?;
-    }
-    let mut trainer = Trainer::new(device, &p.config, s.model.dtype, sizes)?;
-    let state = match &found.found {
-        Some((step, path)) => {
-            let stored = checkpoint::state(path)?;
-            if stored.decided_by != decided_by {
-                return Err(Error::usage(format!(
-                    "{}: settings or data differ from those of this run",
-                    dir.path().display()
-                ))
-                .fix("resume with the same settings and files, or start a new run"));
+
+    /// First weights and state: of the latest good checkpoint when resuming, else of the model.
+    fn start(&self, trainer: &mut Trainer<'_>, dir: &mut RunDir, decided_by: &str) -> Result<State> {
+        let found = if self.go.resume.is_some() { dir.latest_good()? } else { Default::default() };
+        for warning in &found.warnings {
+            say!("warning: {warning}");
+        }
+        if let Some((step, path)) = &found.found {
+            if checkpoint::state(path)?.decided_by != decided_by {
+                let message =
+                    format!("{}: settings or data differ from those of this run", dir.path().display());
+                return Err(
+                    Error::usage(message).fix("resume with the same settings and files, or start a new run")
+                );
             }
             dir.rewind(*step)?;
             say!("resume  from step {step}");
-            checkpoint::load(&mut trainer, path)?
+            return checkpoint::load(trainer, path);
         }
-        None => {
+        if self.go.resume.is_some() {
+            say!("resume  there is no checkpoint yet: from the start");
             dir.rewind(0)?;
-            start_weights(p, &trainer)?;
-            State { step: 0, decided_by: decided_by.clone(), scaling: trainer.scaling, tokens: 0, targets: 0 }
         }
-    };
-    let before = match &p.demo {
-        Some(demo) => Some(demo.score_before(&trainer, &p.tokenizer, dir)?),
-        None => None,
-    };
-    let job = Job {
-        recipe: &s.train,
-        examples: &data.train,
-        chosen: &data.chosen,
-        validation: &data.validation,
-        group: &Solo,
-        decided_by,
-        save_every: s.output.save_every,
-        keep: s.output.keep,
-        stop,
-        deadline,
-        progress: global.progress,
-    };
-    let finish = run::run(&mut trainer, &job, dir, state)?;
-    if finish.step < finish.total {
-        return Err(Error::new(
-            Kind::Stopped,
-            format!("stopped after step {} of {}, checkpoint saved", finish.step, finish.total),
-        )
-        .fix(format!("continue with --resume {}", dir.path().display())));
+        match &self.p.start {
+            Start::Weights(source) => {
+                let file = source.checkpoint()?;
+                let account = weights::load(&file, &self.p.config, trainer.device(), &trainer.master)?;
+                say!("weights {}", account.line());
+            }
+            Start::Random => {
+                trainer.model.init(trainer.device(), &trainer.master, self.p.settings().train.seed)
+            }
+        }
+        trainer.publish();
+        let decided_by = decided_by.to_string();
+        Ok(State { step: 0, decided_by, scaling: trainer.scaling, tokens: 0, targets: 0 })
     }
-    let hash = checkpoint::weights_hash(&trainer);
-    save(p, &trainer, &dir.path().join("model"), s.model.dtype)?;
-    if let (Some(demo), Some(before)) = (&p.demo, &before) {
-        say!("\n{}", demo.compare(before, &demo.score(&trainer, &p.tokenizer)?));
-    }
-    if let Some((first, last)) = finish.validation {
-        say!("result  validation loss {first:.4} -> {last:.4}");
-    }
-    say!("speed   {:.0} tokens/s over {} steps", finish.speed, finish.total);
-    say!("saved   {}", dir.path().join("model").display());
-    say!("hash    {hash}");
-    say!("next    flanrt score {} --requests FILE.jsonl", dir.path().join("model").display());
-    if global.json {
-        let result = json!({"run": dir.path(), "steps": finish.total, "loss": finish.loss, "validation_loss": finish.validation, "tokens": finish.tokens, "tokens_per_second": finish.speed, "weights_hash": hash});
-        super::print(&result.to_string())?;
-    }
-    Ok(hash)
-}
 
-/// Puts the first weights in place.
-fn start_weights(p: &Prepared, trainer: &Trainer<'_>) -> Result<()> {
-    match &p.start {
-        Start::Weights(source) => {
-            let file = source.checkpoint()?;
-            let account = weights::load(&file, &p.config, trainer.device(), &trainer.master)?;
-            say!("weights {}", account.line());
+    /// Stores what was planned and what was used.
+    fn report_memory(&self, dir: &RunDir, arena: u64) -> Result<()> {
+        let planned = arena + super::plan::process_bytes(self.device.threads());
+        let peak = super::plan::peak_bytes();
+        let plan = json!({"planned_bytes": planned, "arena_bytes": arena, "peak_bytes": peak});
+        if let Some(peak) = peak {
+            say!("memory  planned {}, peak {}", disk::human_bytes(planned), disk::human_bytes(peak));
         }
-        Start::Random => trainer.model.init(trainer.device(), &trainer.master, p.settings().train.seed),
+        disk::write_atomic(&dir.path().join("plan.json"), format!("{plan:#}\n").as_bytes())
     }
-    trainer.publish();
-    Ok(())
+
+    fn report(&self, dir: &RunDir, finish: &Finish, saved: &Path, hash: &str) -> Result<()> {
+        if let Some((first, last)) = finish.validation {
+            say!("result  validation loss {first:.4} -> {last:.4}");
+        }
+        say!("speed   {:.0} tokens/s over {} steps", finish.speed, finish.total);
+        say!("saved   {}", saved.display());
+        say!("hash    {hash}");
+        say!("next    flanrt score {} --requests FILE.jsonl", saved.display());
+        if !self.global.json {
+            return Ok(());
+        }
+        let result = json!({
+            "run": dir.path(), "steps": finish.total, "loss": finish.loss, "validation_loss": finish.validation,
+            "tokens": finish.tokens, "tokens_per_second": finish.speed, "weights_hash": hash,
+            "scores_before": dir.get("scores_before"), "scores_after": dir.get("scores_after"),
+        });
+        super::print(&result.to_string())
+    }
 }
 
 /// Writes the trained model in Hugging Face layout, weights in `dtype`.
 fn save(p: &Prepared, trainer: &Trainer<'_>, dir: &Path, dtype: DType) -> Result<()> {
     let mut config = p.config.json.clone();
-    for key in ["torch_dtype", "dtype"] {
-        if config.get(key).is_some() || key == "torch_dtype" {
-            let name = match dtype {
-                DType::BF16 => "bfloat16",
-                DType::F16 => "float16",
-                _ => "float32",
-            };
-            config[key] = name.into();
-        }
-    }
+    let name = match dtype {
+        DType::BF16 => "bfloat16",
+        DType::F16 => "float16",
+        _ => "float32",
+    };
+    // transformers 5 writes "dtype"; before it was "torch_dtype".
+    let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    config[key] = name.into();
     let tensors = checkpoint::tensors(trainer, &trainer.model.params, "");
     save_model(dir, &config, p.generation.as_ref(), p.tokenizer.files(), tensors, MAX_SHARD_BYTES)
-}
-
-/// Number of parameters of a configuration.
-pub(super) fn count(config: &Config) -> u64 {
-    Params::carve(config, &mut crate::arena::Arena::measure(), "", DType::F32).count(config)
-}
-
-/// A count in millions, or thousands below one.
-pub(super) fn millions(n: u64) -> String {
-    if n >= 1_000_000 { format!("{:.1}M", n as f64 / 1e6) } else { format!("{:.0}K", n as f64 / 1e3) }
 }

@@ -5,6 +5,7 @@ mod demo;
 mod finetune;
 mod model;
 mod plan;
+mod prepare;
 mod score;
 pub mod settings;
 mod world;

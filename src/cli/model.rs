@@ -1,7 +1,7 @@
 //! `flanrt model info` and `flanrt model verify`.
 
 use super::Global;
-use super::finetune::{count, millions};
+use super::prepare::{count, millions};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::tensor::DType;

@@ -1,12 +1,13 @@
 //! `flanrt plan`: what a training run will need, from the same layout that it will carve.
 
-use super::finetune::{Prepared, count, millions};
+use super::prepare::{Prepared, count, millions};
 use super::{Global, TrainFlags};
 use crate::disk::human_bytes;
 use crate::error::Result;
 use crate::train::{Trainer, checkpoint};
 use clap::Args;
 use serde_json::json;
+use std::sync::OnceLock;
 
 /// `flanrt plan`
 #[derive(Args)]
@@ -22,19 +23,30 @@ pub(super) struct Plan {
     pretrain: bool,
 }
 
-/// Memory of this process that is not arenas: the program, the tokenizer, buffers of threads.
-fn process_bytes(threads: usize) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let resident = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    resident.unwrap_or(16 << 10) * 1024 + (crate::cpu::THREAD_BUFFERS * threads) as u64
+/// A line of /proc/self/status, in bytes; `None` where there is no such file.
+fn status_bytes(key: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix(key))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// Memory of a run beside its arenas: this process as it is now (program, tokenizer) and the buffers of its threads.
+pub(super) fn process_bytes(threads: usize) -> u64 {
+    // Taken once, before any arena is allocated.
+    static RESIDENT: OnceLock<u64> = OnceLock::new();
+    let resident = RESIDENT.get_or_init(|| status_bytes("VmRSS:").unwrap_or(16 << 20));
+    resident + (crate::cpu::THREAD_BUFFERS * threads) as u64
+}
+
+/// The most memory this process ever had.
+pub(super) fn peak_bytes() -> Option<u64> {
+    status_bytes("VmHWM:")
 }
 
 pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
     let resolved = c.train.resolve(&[], global, c.model.as_deref(), &c.data)?;
     let p = match c.pretrain {
-        true => Prepared::pretrain(resolved, None)?,
+        true => Prepared::pretrain(resolved)?,
         false => Prepared::finetune(resolved, false)?,
     };
     let s = p.settings();

@@ -39,6 +39,8 @@ pub struct ModelSettings {
     pub path: String,
     /// Storage dtype of weights and activations.
     pub dtype: DType,
+    /// For pretraining: pieces of a byte-level BPE trained on the text; 0: the model's own tokenizer.
+    pub vocab_size: usize,
 }
 
 /// `[data]`
@@ -79,7 +81,7 @@ pub enum Loss {
 pub struct OutputSettings {
     /// Run directory; empty: `runs/<name>-<time>`.
     pub dir: String,
-    /// Steps between checkpoints; 0: at the end only.
+    /// Steps between checkpoints; 0: only when the run is stopped.
     pub save_every: u64,
     /// Checkpoints kept.
     pub keep: usize,
@@ -100,6 +102,7 @@ pub const DEFAULTS: &str = r#"
 [model]
 path = "builtin"
 dtype = "f32"
+vocab_size = 0
 
 [data]
 seq_len = 0

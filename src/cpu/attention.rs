@@ -4,8 +4,8 @@
 //! are aligned to path positions: the sums of a query run in the same order however its path is cut into segments.
 
 use super::Cpu;
-use super::gemm::{Micro, pack_across, pack_lines};
-use super::rows::{load, shape, slice, slice_mut, store, with_buffers};
+use super::gemm::{Micro, pack_across, pack_buffer, pack_lines};
+use super::rows::{load, shape, slice_mut, store, view, with_buffers};
 use super::simd::{self, exp, reduce, vectorized};
 use crate::ops::attention::{Attention, Heads};
 use crate::ops::forest::Segment;
@@ -161,31 +161,33 @@ impl Shape {
     fn pack_queries(&self, out: &mut [f32], x: Tensor, kv: usize, q: Queries, line: &mut [f32]) {
         let size = self.heads.size;
         pack_lines(out, self.micro.mr, q.count * self.group, size, line, |i, line| {
-            load(line, x, q.row + i / self.group, (kv * self.group + i % self.group) * size);
+            view(line, x, q.row + i / self.group, (kv * self.group + i % self.group) * size, size)
         });
     }
 
     /// Packs keys as right operand `[size, keys]`: for scores and for the gradient of probabilities.
     fn pack_keys_across(&self, out: &mut [f32], x: Tensor, kv: usize, rows: &[usize], line: &mut [f32]) {
         let size = self.heads.size;
-        pack_lines(out, self.micro.nr, rows.len(), size, line, |i, line| load(line, x, rows[i], kv * size));
+        pack_lines(out, self.micro.nr, rows.len(), size, line, |i, line| {
+            view(line, x, rows[i], kv * size, size)
+        });
     }
 
     /// Packs keys as right operand `[keys, size]`: for weighted sums of values or keys.
     fn pack_keys_down(&self, out: &mut [f32], x: Tensor, kv: usize, rows: &[usize], line: &mut [f32]) {
         let size = self.heads.size;
-        pack_across(out, self.micro.nr, size, rows.len(), line, |i, line| load(line, x, rows[i], kv * size));
+        pack_across(out, self.micro.nr, size, rows.len(), line, |i, line| {
+            view(line, x, rows[i], kv * size, size)
+        });
     }
 
     /// `p [rows, keys_n]` packed as left operand with keys as inner index.
     fn pack_weights(&self, out: &mut [f32], p: &[f32], rows: usize, keys: usize, line: &mut [f32]) {
-        pack_lines(out, self.micro.mr, rows, keys, line, |i, line| {
-            line.copy_from_slice(&p[i * self.keys_n..][..keys])
-        });
+        pack_lines(out, self.micro.mr, rows, keys, line, |i, _| &p[i * self.keys_n..][..keys]);
     }
 
     fn line(&self) -> usize {
-        self.heads.size.max(KEYS).max(self.rows_m) + 64
+        pack_buffer(self.heads.size.max(KEYS)).max(self.rows_m)
     }
 
     fn forward(&self, q: Queries, kv: usize, o: Tensor, lse: Tensor, x: [Tensor; 3], segments: &[Segment]) {
@@ -366,11 +368,17 @@ impl Shape {
                 self.scores(s, dp, stats, q, position, n);
                 // dv += p^T do and dk += ds^T q: the tile's columns become rows.
                 for (weights, source, sum) in [(&*s, do_, &mut *sum_v), (&*dp, queries, &mut *sum_k)] {
-                    pack_across(across, self.micro.mr, n, rows, line, |i, line| {
-                        line.copy_from_slice(&weights[i * self.keys_n..][..n]);
+                    pack_across(across, self.micro.mr, n, rows, line, |i, _| {
+                        &weights[i * self.keys_n..][..n]
                     });
                     pack_across(side, self.micro.nr, size, rows, line, |i, line| {
-                        load(line, source, q.row + i / self.group, (kv * self.group + i % self.group) * size);
+                        view(
+                            line,
+                            source,
+                            q.row + i / self.group,
+                            (kv * self.group + i % self.group) * size,
+                            size,
+                        )
                     });
                     self.micro.block(n, size, rows, across, side, sum, self.size_n);
                 }
@@ -446,7 +454,6 @@ impl Attention for Cpu {
                 }
             });
         });
-        debug_assert!(t == 0 || unsafe { slice::<f32>(lse, 0, 0, 1) }[0] > f32::NEG_INFINITY);
         let x = [do_, q, k, v, lse, delta];
         let blocks = query_blocks(segments, shape.block);
         self.each(blocks.len() * heads.kv, |i| {

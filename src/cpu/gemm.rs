@@ -3,7 +3,7 @@
 //! `c[mr, nr] += a . b` over packed panels: `a` holds `mr` values for each inner index, `b` holds `nr`. Every element of `c`
 //! is one chain of fused multiply-adds in ascending order of the inner index, so tile shapes do not change a bit.
 
-use super::rows::load;
+use super::rows::view;
 use super::simd::{Level, level};
 use crate::tensor::Tensor;
 
@@ -154,48 +154,103 @@ mod x86 {
     }
 }
 
+/// Calls `$f::<W>` for the panel width of some register tile.
+macro_rules! with_width {
+    ($width:expr, $f:ident($($arg:expr),*)) => {
+        match $width {
+            4 => $f::<4>($($arg),*),
+            6 => $f::<6>($($arg),*),
+            8 => $f::<8>($($arg),*),
+            12 => $f::<12>($($arg),*),
+            16 => $f::<16>($($arg),*),
+            32 => $f::<32>($($arg),*),
+            other => unreachable!("no register tile is {other} wide"),
+        }
+    };
+}
+
+/// Floats of conversion buffer that packing wants for an inner size of `k`.
+pub(super) const fn pack_buffer(k: usize) -> usize {
+    MAX_NR * k
+}
+
 /// Packs `count` lines of length `k` into panels of `width` lines, inner index outermost; missing lines are zero.
-/// `line(i, out)` fills line `i` (its `k` inner values): for operands whose lines run along memory.
-pub(super) fn pack_lines(
+/// `line(i, buffer)` gives line `i`, its `k` inner values, in place or converted into the buffer: for operands whose
+/// lines run along memory.
+pub(super) fn pack_lines<'x>(
     out: &mut [f32],
     width: usize,
     count: usize,
     k: usize,
-    line: &mut [f32],
-    mut fill: impl FnMut(usize, &mut [f32]),
+    buffer: &mut [f32],
+    line: impl Fn(usize, &'x mut [f32]) -> &'x [f32],
 ) {
-    for (p, panel) in out[..count.div_ceil(width) * width * k].chunks_exact_mut(width * k).enumerate() {
-        for i in 0..width {
-            if p * width + i < count {
-                fill(p * width + i, &mut line[..k]);
-                for (slot, x) in panel[i..].iter_mut().step_by(width).zip(&line[..k]) {
-                    *slot = *x;
-                }
+    with_width!(width, pack_lines_of(out, count, k, buffer, line))
+}
+
+fn pack_lines_of<'x, const W: usize>(
+    out: &mut [f32],
+    count: usize,
+    k: usize,
+    buffer: &mut [f32],
+    line: impl Fn(usize, &'x mut [f32]) -> &'x [f32],
+) {
+    if k == 0 {
+        return;
+    }
+    assert!(buffer.len() >= W * k, "the buffer holds a panel");
+    for (p, panel) in out[..count.div_ceil(W) * W * k].chunks_exact_mut(W * k).enumerate() {
+        let have = W.min(count - p * W);
+        let lines: [&[f32]; W] = std::array::from_fn(|i| {
+            // SAFETY: line `i` has the buffer's part `i` to itself until the panel is written.
+            let part = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().add(i * k), k) };
+            if i < have {
+                line(p * W + i, part)
             } else {
-                panel[i..].iter_mut().step_by(width).for_each(|slot| *slot = 0.0);
+                part.fill(0.0);
+                &*part
+            }
+        });
+        for (q, slots) in panel.chunks_exact_mut(W).enumerate() {
+            for i in 0..W {
+                slots[i] = lines[i][q];
             }
         }
     }
 }
 
-/// As [`pack_lines`] for operands whose inner index runs down the rows: `fill(p, out)` gives the `count` values at
+/// As [`pack_lines`] for operands whose inner index runs down the rows: `line(p, buffer)` gives the `count` values at
 /// inner index `p`.
-pub(super) fn pack_across(
+pub(super) fn pack_across<'x>(
     out: &mut [f32],
     width: usize,
     count: usize,
     k: usize,
-    line: &mut [f32],
-    mut fill: impl FnMut(usize, &mut [f32]),
+    buffer: &mut [f32],
+    line: impl Fn(usize, &'x mut [f32]) -> &'x [f32],
 ) {
-    let panels = count.div_ceil(width);
+    with_width!(width, pack_across_of(out, count, k, buffer, line))
+}
+
+fn pack_across_of<'x, const W: usize>(
+    out: &mut [f32],
+    count: usize,
+    k: usize,
+    buffer: &mut [f32],
+    line: impl Fn(usize, &'x mut [f32]) -> &'x [f32],
+) {
+    let whole = count / W;
     for p in 0..k {
-        fill(p, &mut line[..count]);
-        for j in 0..panels {
-            let have = width.min(count - j * width);
-            let slot = &mut out[(j * k + p) * width..][..width];
-            slot[..have].copy_from_slice(&line[j * width..][..have]);
-            slot[have..].fill(0.0);
+        // SAFETY: the buffer is free again once the line is copied.
+        let part = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr(), count) };
+        let values = line(p, part);
+        for (j, group) in values.chunks_exact(W).enumerate() {
+            out[(j * k + p) * W..][..W].copy_from_slice(group);
+        }
+        if whole * W < count {
+            let slot = &mut out[(whole * k + p) * W..][..W];
+            slot[..count - whole * W].copy_from_slice(&values[whole * W..]);
+            slot[count - whole * W..].fill(0.0);
         }
     }
 }
@@ -207,9 +262,9 @@ pub(super) fn pack_rows(
     x: Tensor,
     (rows, count): (usize, usize),
     (cols, k): (usize, usize),
-    line: &mut [f32],
+    buffer: &mut [f32],
 ) {
-    pack_lines(out, width, count, k, line, |i, line| load(line, x, rows + i, cols));
+    pack_lines(out, width, count, k, buffer, |i, line| view(line, x, rows + i, cols, k));
 }
 
 /// `pack_across` of columns `cols..cols + count`, rows `rows..rows + k` of `x`.
@@ -219,7 +274,7 @@ pub(super) fn pack_cols(
     x: Tensor,
     (cols, count): (usize, usize),
     (rows, k): (usize, usize),
-    line: &mut [f32],
+    buffer: &mut [f32],
 ) {
-    pack_across(out, width, count, k, line, |p, line| load(line, x, rows + p, cols));
+    pack_across(out, width, count, k, buffer, |p, line| view(line, x, rows + p, cols, count));
 }

@@ -1,6 +1,6 @@
 //! Matrix products: output tiles are tasks; each packs its operand blocks, accumulates in f32 and writes once.
 
-use super::gemm::{KC, MAX_MR, MAX_NR, Micro, pack_cols, pack_rows};
+use super::gemm::{KC, MAX_MR, MAX_NR, Micro, pack_buffer, pack_cols, pack_rows};
 use super::rows::{shape, store, view, with_buffers};
 use super::{Cpu, simd};
 use crate::ops::matmul::{Form, Matmul};
@@ -61,7 +61,7 @@ impl Matmul for Cpu {
             let (mi, nj) = (tm.min(m - i0), tn.min(n - j0));
             let (pm, pn) = (mi.next_multiple_of(micro.mr), nj.next_multiple_of(micro.nr));
             let kc = KC.min(k);
-            let line = KC.max(TILE.1).max(TILE.0 + MAX_MR) + MAX_NR;
+            let line = pack_buffer(KC).max(TILE.0 + MAX_MR).max(TILE.1 + MAX_NR);
             with_buffers([pm * kc, pn * kc, pm * pn, line], |[pa, pb, c, line]| {
                 c.fill(0.0);
                 for k0 in (0..k).step_by(KC) {

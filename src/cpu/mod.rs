@@ -31,6 +31,7 @@ pub struct Cpu {
 impl Cpu {
     /// A backend on `threads` threads; 0 means one for each core this process may use.
     pub fn new(threads: usize) -> Result<Self> {
+        simd::allowed()?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("flanrt-{i}"))

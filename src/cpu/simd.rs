@@ -3,19 +3,39 @@
 //! Rust never contracts or reorders float operations, and every multiply-add here is an explicit `mul_add`, so the
 //! AVX-512, AVX2, NEON and scalar versions of a function return the same bits. (An x86-64 without FMA, before 2013, gets
 //! those bits too, slowly.) The exponential is our own for the same reason.
+//!
+//! `FLANRT_SIMD=avx512|avx2|plain` in the environment, read once, lowers the level: for tests of that law and for measuring
+//! what a width brings. A level that the machine lacks is never used.
 
-/// Vector width of this machine, found once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use crate::error::{Error, Result};
+
+/// Vector width, narrow to wide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
-    /// 512-bit vectors.
-    Avx512,
-    /// 256-bit vectors with fused multiply-add.
-    Avx2,
     /// What the target guarantees.
     Base,
+    /// 256-bit vectors with fused multiply-add.
+    Avx2,
+    /// 512-bit vectors.
+    Avx512,
 }
 
-/// The level of this machine.
+/// The widest level that the environment allows.
+pub(super) fn allowed() -> Result<Level> {
+    match std::env::var_os("FLANRT_SIMD") {
+        None => Ok(Level::Avx512),
+        Some(value) => match value.to_str() {
+            Some("avx512") => Ok(Level::Avx512),
+            Some("avx2") => Ok(Level::Avx2),
+            Some("plain") => Ok(Level::Base),
+            _ => Err(Error::usage(format!("FLANRT_SIMD is {value:?}, expected avx512, avx2 or plain"))
+                .fix("unset FLANRT_SIMD: the widest vectors of the machine are the default")),
+        },
+    }
+}
+
+/// The level in use: the machine's, or less where the environment says so. (A value that is none of the three is reported
+/// by `Cpu::new`.)
 #[inline]
 pub(super) fn level() -> Level {
     #[cfg(target_arch = "x86_64")]
@@ -37,13 +57,14 @@ pub(super) fn level() -> Level {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        let (code, found) = match (avx512, avx2) {
-            (true, _) => (3, Level::Avx512),
-            (_, true) => (2, Level::Avx2),
-            _ => (1, Level::Base),
+        let found = match (avx512, avx2) {
+            (true, _) => Level::Avx512,
+            (_, true) => Level::Avx2,
+            _ => Level::Base,
         };
-        FOUND.store(code, Ordering::Relaxed);
-        found
+        let level = found.min(allowed().unwrap_or(Level::Avx512));
+        FOUND.store(level as u8 + 1, Ordering::Relaxed);
+        level
     }
     #[cfg(not(target_arch = "x86_64"))]
     Level::Base

@@ -1,0 +1,34 @@
+# `make check` is what a change must pass; `make weights` makes the embedded model again.
+
+.PHONY: check fmt clippy test docs bench weights
+
+check: fmt clippy test docs
+
+fmt:
+	cargo fmt --check
+
+clippy:
+	cargo clippy --all-targets -- -D warnings
+
+test:
+	cargo test
+
+docs:
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+
+bench:
+	cargo bench
+
+# The base model inside the binary: text of the micro-world, a tokenizer trained on it, one pretraining run.
+# About 15 minutes on two cores. See weights/README.md.
+BASE := target/base
+weights:
+	cargo build --release
+	rm -rf $(BASE) && mkdir -p $(BASE)
+	target/release/flanrt world text -n 100000 --seed 1 --out $(BASE)/text.jsonl
+	target/release/flanrt world text -n 500 --seed 2 --out $(BASE)/val.jsonl
+	target/release/flanrt pretrain weights $(BASE)/text.jsonl -c weights/pretrain.toml --val $(BASE)/val.jsonl \
+		--vocab-size 1024 --out $(BASE)/run
+	cp $(BASE)/run/model/*.json $(BASE)/run/model/model.safetensors weights/
+	rm -f weights/MANIFEST.json
+	cp $(BASE)/run/metrics.jsonl weights/pretrain.metrics.jsonl

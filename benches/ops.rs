@@ -1,0 +1,235 @@
+//! How fast is every op? Shapes of two small models, f32 and bf16 storage, all cores.
+//!
+//! `cargo bench --bench ops -- matmul` runs one family. Products and attention report FLOP/s (criterion's `elem/s`), the
+//! others bytes of operands a second. Two minutes on two cores.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use flanrt::arena::Arena;
+use flanrt::cpu::Cpu;
+use flanrt::ops::norm::bwd_scratch_rows;
+use flanrt::ops::optim::clip_scratch;
+use flanrt::ops::{AdamW, Batch, Device, Form, Heads, Segment};
+use flanrt::rng::Rng;
+use flanrt::tensor::{DType, Tensor};
+use std::time::Duration;
+
+/// Sizes of a model and of the batch it is given.
+#[derive(Clone, Copy)]
+struct Model {
+    name: &'static str,
+    t: usize,
+    d: usize,
+    h: usize,
+    g: usize,
+    k: usize,
+    f: usize,
+    v: usize,
+    /// Rows that predict.
+    r: usize,
+}
+
+const MODELS: [Model; 2] = [
+    Model { name: "tiny", t: 2048, d: 288, h: 6, g: 6, k: 48, f: 768, v: 32_000, r: 128 },
+    Model { name: "260k", t: 2048, d: 64, h: 8, g: 4, k: 8, f: 172, v: 512, r: 512 },
+];
+
+const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
+
+/// The device and the memory of one benchmark.
+struct Stand {
+    device: Box<dyn Device>,
+    arenas: Vec<Arena>,
+}
+
+impl Stand {
+    fn new() -> Self {
+        Self { device: Box::new(Cpu::new(0).expect("threads")), arenas: Vec::new() }
+    }
+
+    fn bytes(&mut self, dtype: DType, rows: usize, cols: usize, fill: impl Fn(u64) -> Vec<u8>) -> Tensor {
+        let (arena, x) =
+            Arena::carve(self.device.as_ref(), |a| a.take("x", dtype, rows, cols)).expect("memory");
+        self.device.write(x, &(0..x.len() as u64).flat_map(fill).collect::<Vec<u8>>());
+        self.arenas.push(arena);
+        x
+    }
+
+    /// Random numbers of size `1 / 8`.
+    fn normal(&mut self, dtype: DType, rows: usize, cols: usize) -> Tensor {
+        let rng = Rng::new(1, self.arenas.len() as u64);
+        let value = move |i| (rng.uniform(i) as f32 - 0.5) / 4.0;
+        self.bytes(dtype, rows, cols, |i| match dtype {
+            DType::F32 => value(i).to_le_bytes().to_vec(),
+            DType::BF16 => half::bf16::from_f32(value(i)).to_le_bytes().to_vec(),
+            _ => half::f16::from_f32(value(i)).to_le_bytes().to_vec(),
+        })
+    }
+
+    fn index(&mut self, n: usize, value: impl Fn(u64) -> u32) -> Tensor {
+        self.bytes(DType::U32, 1, n, |i| value(i).to_le_bytes().to_vec())
+    }
+}
+
+fn bench(c: &mut Criterion, op: &str, case: &str, work: Throughput, mut run: impl FnMut()) {
+    let mut group = c.benchmark_group(op);
+    group.throughput(work);
+    group.bench_function(BenchmarkId::from_parameter(case), |b| b.iter(&mut run));
+    group.finish();
+}
+
+fn bytes(tensors: &[Tensor]) -> Throughput {
+    Throughput::Bytes(tensors.iter().map(|x| x.bytes() as u64).sum())
+}
+
+fn matmul(c: &mut Criterion) {
+    for model in MODELS {
+        let Model { name, t, d, h, g, k, f, v, r } = model;
+        let layers =
+            [("qkv", t, (h + 2 * g) * k, d), ("gate_up", t, 2 * f, d), ("down", t, d, f), ("head", r, v, d)];
+        for ((layer, m, n, inner), dtype) in layers.iter().flat_map(|l| DTYPES.map(|dtype| (*l, dtype))) {
+            let s = &mut Stand::new();
+            let [x, w] = [m, n].map(|rows| s.normal(dtype, rows, inner));
+            let (y, dw) = (s.normal(dtype, m, n), s.normal(DType::F32, n, inner));
+            let dx = s.normal(dtype, m, inner);
+            let device = s.device.as_ref();
+            let case = format!("{name} {layer} {m}x{n}x{inner} {}", dtype.name());
+            let work = || Throughput::Elements(2 * (m * n * inner) as u64);
+            bench(c, "matmul_nt", &case, work(), || device.matmul(y, x, w, Form::NT, None, None));
+            bench(c, "matmul_nn", &case, work(), || device.matmul(dx, y, w, Form::NN, None, None));
+            bench(c, "matmul_tn", &case, work(), || device.matmul(dw, y, x, Form::TN, None, None));
+        }
+    }
+}
+
+/// `t` tokens in roots of `len`.
+fn roots(t: usize, len: usize) -> Vec<Segment> {
+    let mut batch = Batch::default();
+    (0..t / len).for_each(|_| _ = batch.push(None, &vec![0; len]));
+    batch.segments
+}
+
+/// A context with 16 options, twice over.
+fn options(t: usize) -> Vec<Segment> {
+    let mut batch = Batch::default();
+    for _ in 0..2 {
+        let context = batch.push(None, &vec![0; t / 4]);
+        (0..16).for_each(|_| _ = batch.push(Some(context), &vec![0; t / 64]));
+    }
+    batch.segments
+}
+
+fn attention(c: &mut Criterion) {
+    for Model { name, t, h, g, k, .. } in MODELS {
+        let forests = [("one", roots(t, t)), ("packed 8", roots(t, t / 8)), ("2x16 options", options(t))];
+        for (forest, dtype) in forests.iter().flat_map(|f| DTYPES.map(|dtype| (f, dtype))) {
+            let s = &mut Stand::new();
+            let (what, segments) = forest;
+            let [q, o, dq, do_] = [0; 4].map(|_| s.normal(dtype, t, h * k));
+            let [keys, v, dk, dv] = [0; 4].map(|_| s.normal(dtype, t, g * k));
+            let [lse, scratch] = [0; 2].map(|_| s.normal(DType::F32, t, h));
+            let heads = Heads { query: h, kv: g, size: k, scale: 1.0 / (k as f32).sqrt(), window: None };
+            let device = s.device.as_ref();
+            // A query and a key it sees: one product of size k each for scores and output, five in the backward pass.
+            let len = |s: &Segment| s.len as usize;
+            let pairs: usize =
+                segments.iter().map(|s| len(s) * (s.position as usize) + len(s) * (len(s) + 1) / 2).sum();
+            let flop = (2 * pairs * h * k) as u64;
+            let case = format!("{name} {what} {}", dtype.name());
+            bench(c, "attention_fwd", &case, Throughput::Elements(2 * flop), || {
+                device.attention_fwd(o, lse, q, keys, v, segments, heads);
+            });
+            bench(c, "attention_bwd", &case, Throughput::Elements(5 * flop), || {
+                device.attention_bwd(dq, dk, dv, do_, q, keys, v, o, lse, segments, heads, scratch);
+            });
+        }
+    }
+}
+
+fn loss(c: &mut Criterion) {
+    for (Model { name, d, v, r, .. }, dtype) in
+        MODELS.into_iter().flat_map(|m| DTYPES.map(|dtype| (m, dtype)))
+    {
+        let s = &mut Stand::new();
+        let ([x, dx], w) = ([0; 2].map(|_| s.normal(dtype, r, d)), s.normal(dtype, v, d));
+        let (dw, scratch) = (s.normal(DType::F32, v, d), s.normal(DType::F32, r.min(64), v));
+        let (losses, best) = (s.normal(DType::F32, 1, r), s.index(r, |_| 0));
+        let (rows, targets) = (s.index(r, |i| i as u32), s.index(r, |i| i as u32 % v as u32));
+        let device = s.device.as_ref();
+        let case = format!("{name} {r}x{v}x{d} {}", dtype.name());
+        let product = 2 * (r * v * d) as u64;
+        bench(c, "linear_cross_entropy", &case, Throughput::Elements(3 * product), || {
+            device.linear_cross_entropy(losses, dx, dw, x, w, targets, 1e-3, scratch);
+        });
+        bench(c, "linear_logprob", &case, Throughput::Elements(product), || {
+            device.linear_logprob(losses, best, x, w, rows, targets, scratch);
+        });
+    }
+}
+
+fn rows(c: &mut Criterion) {
+    for (Model { name, t, d, h, k, f, v, .. }, dtype) in
+        MODELS.into_iter().flat_map(|m| DTYPES.map(|dtype| (m, dtype)))
+    {
+        let s = &mut Stand::new();
+        let case = format!("{name} {}", dtype.name());
+        let [x, y, z] = [0; 3].map(|_| s.normal(dtype, t, d));
+        let (w, rstd) = (s.normal(dtype, 1, d), s.normal(DType::F32, t, 1));
+        let (dw, partials) = (s.normal(DType::F32, 1, d), s.normal(DType::F32, bwd_scratch_rows(t), d));
+        let heads = s.normal(dtype, t, h * k);
+        let (angles, positions) = (s.normal(DType::F32, t, k), s.index(t, |i| i as u32));
+        let ([gate_up, dgate_up], ffn) = ([0; 2].map(|_| s.normal(dtype, t, 2 * f)), s.normal(dtype, t, f));
+        let (table, dtable) = (s.normal(dtype, v, d), s.normal(DType::F32, v, d));
+        let tokens = s.index(t, |i| (i * 7919 % v as u64) as u32);
+        let (half, some) = (s.index(t / 2, |i| 2 * i as u32), s.normal(dtype, t / 2, d));
+        let copy = s.normal(DType::F32, t, d);
+        let dev = s.device.as_ref();
+        let c = &mut *c;
+        bench(c, "rms_norm_fwd", &case, bytes(&[y, x]), || dev.rms_norm_fwd(y, rstd, x, w, 1e-5));
+        bench(c, "rms_norm_bwd", &case, bytes(&[z, y, x]), || {
+            dev.rms_norm_bwd(z, dw, y, x, w, rstd, None, partials);
+        });
+        bench(c, "rope", &case, bytes(&[heads, heads]), || dev.rope(heads, positions, angles, false));
+        bench(c, "swiglu_fwd", &case, bytes(&[ffn, gate_up]), || dev.swiglu_fwd(ffn, gate_up));
+        bench(c, "swiglu_bwd", &case, bytes(&[dgate_up, ffn, gate_up]), || {
+            dev.swiglu_bwd(dgate_up, ffn, gate_up);
+        });
+        bench(c, "embed_fwd", &case, bytes(&[x, x]), || dev.embed_fwd(x, table, tokens));
+        bench(c, "embed_bwd", &case, bytes(&[copy, copy, x]), || dev.embed_bwd(dtable, x, tokens));
+        bench(c, "convert", &case, bytes(&[copy, x]), || dev.convert(copy, x));
+        bench(c, "add", &case, bytes(&[z, y, x]), || dev.add(z, y, x));
+        bench(c, "gather_rows", &case, bytes(&[some, some]), || dev.gather_rows(some, x, half));
+        bench(c, "scatter_rows", &case, bytes(&[x, some]), || dev.scatter_rows(x, some, half));
+        bench(c, "sum_rows", &case, bytes(&[x]), || dev.sum_rows(dw, x));
+        bench(c, "zero", &case, bytes(&[gate_up]), || dev.zero(gate_up));
+    }
+}
+
+fn optim(c: &mut Criterion) {
+    let n = 1 << 22;
+    for dtype in DTYPES {
+        let s = &mut Stand::new();
+        let [grads, master, m] = [0; 3].map(|_| s.normal(DType::F32, 1, n));
+        let (v, weights) =
+            (s.bytes(DType::F32, 1, n, |_| 1f32.to_le_bytes().to_vec()), s.normal(dtype, 1, n));
+        let (out, scratch) = (s.normal(DType::F32, 1, 2), s.normal(DType::F32, 1, clip_scratch(n)));
+        let weights = if dtype == DType::F32 { master } else { weights };
+        let how = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, step: 10 };
+        let (device, case) = (s.device.as_ref(), format!("4M {}", dtype.name()));
+        bench(c, "clip", &case, bytes(&[grads]), || device.clip(out, grads, 1.0, 1.0, scratch));
+        bench(c, "adamw", &case, bytes(&[master, master, m, m, v, v, grads, weights]), || {
+            device.adamw(weights, master, m, v, grads, out, how);
+        });
+    }
+}
+
+criterion_group! {
+    name = ops;
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(500))
+        .nresamples(2000)
+        .without_plots();
+    targets = matmul, attention, loss, rows, optim
+}
+criterion_main!(ops);

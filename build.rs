@@ -1,0 +1,19 @@
+//! Puts the commit into release binaries, for run.json. Without git the build goes on without it; development builds leave
+//! it out, so that a commit does not compile everything again.
+
+use std::process::Command;
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    if std::env::var("PROFILE").as_deref() != Ok("release") {
+        return;
+    }
+    println!("cargo:rerun-if-changed=.git/HEAD");
+    println!("cargo:rerun-if-changed=.git/refs/heads");
+    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    if let Ok(output) = output
+        && output.status.success()
+    {
+        println!("cargo:rustc-env=FLANRT_BUILD_COMMIT={}", String::from_utf8_lossy(&output.stdout).trim());
+    }
+}

@@ -1,0 +1,276 @@
+//! Everything that is read and checked before a training run allocates: settings, configuration, tokenizer, weights'
+//! headers, data.
+
+use super::Global;
+use super::demo::Demo;
+use super::settings::{DataSettings, Loss, Resolved, Settings};
+use crate::data::{self, Example, Examples, pack};
+use crate::error::{Error, Result};
+use crate::model::{Config, Params, Sizes};
+use crate::ops::Batch;
+use crate::progress::Progress;
+use crate::rng::Rng;
+use crate::tensor::DType;
+use crate::text::Tokenizer;
+use crate::weights::{self, Source};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// Bytes of logits held at a time in training.
+const LOGITS: usize = 16 << 20;
+/// Stream of the validation split.
+const SPLIT: u64 = 0x5911;
+
+/// What a run starts from.
+pub(super) enum Start {
+    /// A checkpoint in Hugging Face layout.
+    Weights(Source),
+    /// Random weights for a configuration.
+    Random,
+}
+
+/// What is trained, read and checked before anything is allocated.
+pub(super) struct Prepared {
+    pub(super) resolved: Resolved,
+    pub(super) start: Start,
+    pub(super) name: String,
+    pub(super) config: Config,
+    pub(super) generation: Option<Value>,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) seq_len: usize,
+    pub(super) demo: Option<Demo>,
+}
+
+impl Prepared {
+    pub(super) fn settings(&self) -> &Settings {
+        &self.resolved.settings
+    }
+
+    /// Settings, configuration, tokenizer and weights' headers of a fine-tuning run.
+    /// `with_data`: it is an error to name none.
+    pub(super) fn finetune(resolved: Resolved, with_data: bool) -> Result<Self> {
+        let source = Source::find(&resolved.settings.model.path)?;
+        let config = source.config()?;
+        let tokenizer = Tokenizer::load(&source)?;
+        weights::check(&source.checkpoint()?, &config)?;
+        let demo = (source == Source::Builtin && resolved.settings.mix.is_empty()).then(Demo::new);
+        if with_data && demo.is_none() && resolved.settings.mix.is_empty() {
+            return Err(Error::usage("no training data")
+                .fix("name files after the model (flanrt finetune MODEL DATA...), or [[mix]] in a configuration file"));
+        }
+        let name = source.name();
+        let generation = generation(&source)?;
+        Self::checked(resolved, Start::Weights(source), name, config, generation, tokenizer, demo)
+    }
+
+    /// The same for a new model: `dir` holds config.json and perhaps the tokenizer.
+    pub(super) fn pretrain(resolved: Resolved) -> Result<Self> {
+        let source = Source::find(&resolved.settings.model.path)?;
+        let mut config = source.config()?;
+        let tokenizer = match resolved.settings.model.vocab_size {
+            0 => Tokenizer::load(&source)?,
+            n => {
+                let files = Trained(new_tokenizer(&resolved.settings, n)?);
+                let tokenizer = Tokenizer::load(&files)?;
+                config.vocab = tokenizer.vocab_size();
+                config.json["vocab_size"] = config.vocab.into();
+                config.json["bos_token_id"] = tokenizer.bos().into();
+                config.json["eos_token_id"] = tokenizer.eos().into();
+                tokenizer
+            }
+        };
+        let generation = generation(&source)?;
+        let name = source.name();
+        Self::checked(resolved, Start::Random, name, config, generation, tokenizer, None)
+    }
+
+    fn checked(
+        resolved: Resolved,
+        start: Start,
+        name: String,
+        config: Config,
+        generation: Option<Value>,
+        tokenizer: Tokenizer,
+        demo: Option<Demo>,
+    ) -> Result<Self> {
+        if tokenizer.vocab_size() > config.vocab {
+            return Err(Error::model(format!(
+                "the tokenizer has ids up to {}, but the model's vocabulary has {} entries",
+                tokenizer.vocab_size() - 1,
+                config.vocab
+            ))
+            .fix("the tokenizer does not belong to these weights"));
+        }
+        let asked = resolved.settings.data.seq_len;
+        if asked > config.context {
+            return Err(Error::usage(format!(
+                "--seq-len {asked} is longer than the model's context of {}",
+                config.context
+            )));
+        }
+        let seq_len = if asked == 0 { config.context.min(1024) } else { asked };
+        if seq_len < 2 {
+            return Err(Error::usage(format!("--seq-len {seq_len} leaves nothing to predict")));
+        }
+        Ok(Self { resolved, start, name, config, generation, tokenizer, seq_len, demo })
+    }
+
+    /// Room for the largest micro-batch.
+    pub(super) fn sizes(&self) -> Sizes {
+        let tokens = self.settings().train.micro_batch.max(self.seq_len);
+        let chunk = Sizes::chunk_for(self.config.vocab, tokens, LOGITS);
+        Sizes { tokens, asks: tokens, chunk, train: Some(self.settings().train.recompute) }
+    }
+
+    /// Reads and tokenises the data.
+    pub(super) fn data(&self, global: &Global) -> Result<Data> {
+        let settings = self.settings();
+        let options = data_options(&settings.data, self.seq_len, settings.train.seed);
+        let (train, val) = match &self.demo {
+            Some(demo) => (demo.examples(&self.tokenizer, &options, settings.train.seed)?, None),
+            None => {
+                let train = load(&settings.mix, &self.tokenizer, &options, global)?;
+                let val = match settings.data.val.as_slice() {
+                    [] => None,
+                    paths => {
+                        let first = settings.mix[0].clone();
+                        let source = data::Source {
+                            name: "validation".into(),
+                            paths: paths.to_vec(),
+                            cap: None,
+                            ..first
+                        };
+                        Some(load(&[source], &self.tokenizer, &options, global)?)
+                    }
+                };
+                (train, val)
+            }
+        };
+        let n = train.len();
+        if n == 0 {
+            return Err(Error::data("there is not one training example").fix("see the counts above"));
+        }
+        let kept = if val.is_some() { 0 } else { (settings.data.val_split * n as f64).round() as usize };
+        let mut order = Rng::new(settings.train.seed, SPLIT).permutation(n);
+        let mut held = order.split_off(n - kept.min(n - 1));
+        held.sort_unstable();
+        order.sort_unstable();
+        let split: Vec<_> = match &val {
+            Some(val) => (0..val.len()).map(|i| (i as u32, val.get(i))).collect(),
+            None => held.iter().map(|&i| (i, train.get(i as usize))).collect(),
+        };
+        let mut validation = pack(&split, self.sizes().tokens);
+        validation.retain(|b| !b.rows.is_empty());
+        Ok(Data { hash: train.hash().to_string(), train, chosen: order, validation })
+    }
+
+    /// Hash of everything that decides a run's numbers.
+    pub(super) fn decided_by(&self, data: &Data) -> String {
+        let s = self.settings();
+        let mut train = serde_json::to_value(&s.train).unwrap_or_default();
+        for free in ["log_every", "eval_every"] {
+            train.as_object_mut().map(|t| t.remove(free));
+        }
+        let text = json!({"train": train, "dtype": s.model.dtype, "config": self.config.json, "data": data.hash, "examples": data.chosen.len(), "seq_len": self.seq_len});
+        blake3::hash(text.to_string().as_bytes()).to_hex()[..32].to_string()
+    }
+}
+
+/// The examples of a run.
+pub(super) struct Data {
+    pub(super) train: Examples,
+    pub(super) chosen: Vec<u32>,
+    pub(super) validation: Vec<Batch>,
+    hash: String,
+}
+
+impl Data {
+    /// The first `n` examples with their trained parts marked by `mark`, each under a line with its id and counts.
+    pub(super) fn preview(
+        &self,
+        tokenizer: &Tokenizer,
+        n: usize,
+        mark: impl Fn(String) -> String,
+    ) -> Result<String> {
+        let mut out = String::new();
+        for i in 0..n.min(self.train.len()) {
+            let Example { id, tokens, targets } = self.train.get(i);
+            let trained = targets.iter().filter(|&&t| t == 1).count();
+            out += &format!("--- {id}  {} tokens, {trained} trained\n", tokens.len());
+            for part in targets.chunk_by(|a, b| a == b).scan(0, |at, part| {
+                *at += part.len();
+                Some((*at - part.len()..*at, part[0] == 1))
+            }) {
+                let text = tokenizer.decode(&tokens[part.0], false)?;
+                out += &if part.1 { mark(text) } else { text };
+            }
+            out += "\n";
+        }
+        Ok(out)
+    }
+}
+
+fn data_options(d: &DataSettings, seq_len: usize, seed: u64) -> data::Options {
+    data::Options {
+        seq_len,
+        loss_all: d.loss == Loss::All,
+        joiner: d.joiner.clone(),
+        max_dropped: d.max_dropped,
+        allow_double_bos: d.allow_double_bos,
+        cache_dir: (!d.cache_dir.is_empty()).then(|| PathBuf::from(&d.cache_dir)),
+        seed,
+    }
+}
+
+fn load(
+    sources: &[data::Source],
+    tokenizer: &Tokenizer,
+    options: &data::Options,
+    global: &Global,
+) -> Result<Examples> {
+    let progress = std::sync::Mutex::new(None);
+    let mode = global.progress;
+    let report = |done: u64, total: u64| {
+        if let Ok(mut p) = progress.lock() {
+            p.get_or_insert_with(|| Progress::new(mode, "tokenise", total, "byte")).set(done, &[]);
+        }
+    };
+    let examples = data::load(sources, tokenizer, options, &report)?;
+    drop(progress);
+    Ok(examples)
+}
+
+/// Files of a tokenizer that was just trained.
+struct Trained(Vec<(String, Vec<u8>)>);
+
+impl crate::text::Files for Trained {
+    fn place(&self) -> String {
+        "the new tokenizer".into()
+    }
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        Ok(self.0.iter().find(|(n, _)| n == name).map(|(_, bytes)| bytes.clone()))
+    }
+}
+
+/// Trains a tokenizer on the run's own text.
+fn new_tokenizer(settings: &Settings, vocab: usize) -> Result<Vec<(String, Vec<u8>)>> {
+    let texts = data::texts(&settings.mix)?;
+    crate::text::train_bpe(&texts, vocab)
+}
+
+fn generation(source: &Source) -> Result<Option<Value>> {
+    use crate::text::Files;
+    let Some(bytes) = source.get("generation_config.json")? else { return Ok(None) };
+    let parsed = serde_json::from_slice(&bytes);
+    parsed.map(Some).map_err(|e| Error::model(format!("{}/generation_config.json: {e}", source.place())))
+}
+
+/// Number of parameters of a configuration.
+pub(super) fn count(config: &Config) -> u64 {
+    Params::carve(config, &mut crate::arena::Arena::measure(), "", DType::F32).count(config)
+}
+
+/// A count in millions, or thousands below one.
+pub(super) fn millions(n: u64) -> String {
+    if n >= 1_000_000 { format!("{:.1}M", n as f64 / 1e6) } else { format!("{:.0}K", n as f64 / 1e3) }
+}

@@ -1,0 +1,141 @@
+//! Matrix products.
+
+use crate::harness::{ARITH, DTYPES, Dense, Lay, Stand, Strided, derivative, dot, everywhere};
+use flanrt::ops::Form;
+use flanrt::tensor::{DType, Tensor};
+
+pub(crate) const FORMS: [Form; 3] = [Form::NT, Form::NN, Form::TN];
+
+/// `[m, n]`, inner `k`: below, at and above register tiles, the 256 of an inner block and the cache tiles.
+const SIZES: [(usize, usize, usize); 13] = [
+    (1, 1, 1),
+    (1, 33, 31),
+    (31, 1, 123),
+    (33, 31, 1),
+    (12, 32, 256),
+    (123, 33, 31),
+    (7, 300, 257),
+    (200, 5, 513),
+    (197, 259, 33),
+    (0, 5, 3),
+    (3, 0, 5),
+    (2, 3, 0),
+    (123, 123, 123),
+];
+
+/// Shapes of `a` and `b`.
+fn shapes(form: Form, (m, n, k): (usize, usize, usize)) -> [(usize, usize); 2] {
+    match form {
+        Form::NT => [(m, k), (n, k)],
+        Form::NN => [(m, k), (k, n)],
+        Form::TN => [(k, m), (k, n)],
+    }
+}
+
+fn reference(form: Form, (m, n, k): (usize, usize, usize), a: &[f64], b: &[f64]) -> Vec<f64> {
+    let at = |i: usize, p: usize| if form == Form::TN { a[p * m + i] } else { a[i * k + p] };
+    let bt = |p: usize, j: usize| if form == Form::NT { b[j * k + p] } else { b[p * n + j] };
+    (0..m * n).map(|ij| (0..k).map(|p| at(ij / n, p) * bt(p, ij % n)).sum()).collect()
+}
+
+/// What is added to the product.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Epilogue {
+    Nothing,
+    Bias,
+    Plus,
+    /// Bias, and `plus` is the output.
+    InPlace,
+}
+use Epilogue::{Bias, InPlace, Nothing, Plus};
+
+pub(crate) fn case(
+    s: &Stand,
+    lay: Lay,
+    (inputs, output): (DType, DType),
+    form: Form,
+    size: (usize, usize, usize),
+    epilogue: Epilogue,
+) -> Vec<Tensor> {
+    let (m, n, _) = size;
+    let [a, b] = shapes(form, size).map(|(r, c)| s.normal(lay, inputs, r, c, 1.0));
+    let bias = matches!(epilogue, Bias | InPlace).then(|| s.normal(Dense, inputs, 1, n, 1.0));
+    let other = s.normal(lay, output, m, n, 1.0);
+    let (y, plus) = match epilogue {
+        Nothing | Bias => (s.blank(lay, output, m, n), None),
+        Plus => (s.blank(lay, output, m, n), Some(other)),
+        InPlace => (other, Some(other)),
+    };
+    let (biases, pluses) = (bias.map(|b| s.get(b)), plus.map(|p| s.get(p)));
+    s.device.matmul(y, a, b, form, bias, plus);
+    s.close(&format!("{form:?} {size:?} {epilogue:?}"), ARITH, y, || {
+        let mut want = reference(form, size, &s.get(a), &s.get(b));
+        for (i, w) in want.iter_mut().enumerate() {
+            *w += biases.as_ref().map_or(0.0, |b| b[i % n]) + pluses.as_ref().map_or(0.0, |p| p[i]);
+        }
+        want
+    });
+    vec![y]
+}
+
+#[test]
+fn products() {
+    for (dtype, form) in DTYPES.iter().flat_map(|&d| FORMS.map(|f| (d, f))) {
+        for size in SIZES {
+            for (lay, output, epilogue) in [
+                (Dense, dtype, Nothing),
+                (Strided, dtype, Bias),
+                (Strided, DType::F32, Plus),
+                (Dense, DType::F32, InPlace),
+                (Strided, dtype, InPlace),
+            ] {
+                everywhere("matmul", |s| case(s, lay, (dtype, output), form, size, epilogue));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_forms_are_each_others_gradients() {
+    let (m, n, k) = (5, 7, 33);
+    everywhere("matmul gradients", |s| {
+        let [a, b, dy] = [(m, k), (n, k), (m, n)].map(|(r, c)| s.normal(Dense, DType::F32, r, c, 1.0));
+        let (da, db) = (s.blank(Dense, DType::F32, m, k), s.put(Dense, DType::F32, n, k, &vec![0.0; n * k]));
+        s.device.matmul(da, dy, b, Form::NN, None, None);
+        s.device.matmul(db, dy, a, Form::TN, None, Some(db));
+        let (xs, ws, dys) = (s.get(a), s.get(b), s.get(dy));
+        let loss = |a: &[f64], b: &[f64]| dot(&dys, &reference(Form::NT, (m, n, k), a, b));
+        s.close("da", ARITH, da, || derivative(&xs, |a| loss(a, &ws)));
+        s.close("db", ARITH, db, || derivative(&ws, |b| loss(&xs, b)));
+        vec![da, db]
+    });
+}
+
+/// An element's bits depend on its row of `a` and its column of `b` alone, even if its neighbours are NaN.
+#[test]
+fn a_part_of_a_product_is_the_same_alone() {
+    let (m, n, k) = (211, 173, 300);
+    for (dtype, form) in DTYPES.iter().flat_map(|&d| FORMS.map(|f| (d, f))) {
+        everywhere("matmul parts", |s| {
+            let [a, b] = shapes(form, (m, n, k)).map(|(r, c)| s.normal(Strided, dtype, r, c, 1.0));
+            let rows_of_a =
+                |r: std::ops::Range<usize>| if form == Form::TN { a.slice_cols(r) } else { a.slice_rows(r) };
+            let cols_of_b =
+                |c: std::ops::Range<usize>| if form == Form::NT { b.slice_rows(c) } else { b.slice_cols(c) };
+            let nan = rows_of_a(50..51);
+            s.fill(nan, &vec![f64::NAN; nan.len()]);
+            let y = s.blank(Dense, dtype, m, n);
+            s.device.matmul(y, a, b, form, None, None);
+            for (rows, cols) in
+                [(0..1, 0..173), (49..50, 3..40), (51..90, 0..173), (210..211, 172..173), (3..47, 16..17)]
+            {
+                let part = s.blank(Strided, dtype, rows.len(), cols.len());
+                s.device.matmul(part, rows_of_a(rows.clone()), cols_of_b(cols.clone()), form, None, None);
+                let whole = y.slice_rows(rows.clone()).slice_cols(cols.clone());
+                assert!(s.bits(part) == s.bits(whole), "{form:?} {dtype:?} rows {rows:?} columns {cols:?}");
+            }
+            assert!(s.get(y.slice_rows(50..51)).iter().all(|x| x.is_nan()));
+            vec![y]
+        });
+    }
+}
