@@ -178,7 +178,8 @@ fn the_reader_of_paths_reads() {
     assert_eq!(found("use crate::a::b;\nlet x = crate::c::d();"), ["a", "c"]);
     assert_eq!(found("use crate::{a, b::{c, d}, e};"), ["a", "b", "e"]);
     assert_eq!(found("pub(crate) fn x() {} mycrate::y; a::crate::z"), [""; 0]);
-    let text = "let a = \"crate::x\"; // crate::y\nlet b = '\"'; crate::z;\n#[cfg(test)]\nmod tests {\ncrate::t\n}";
+    let text =
+        "let a = \"crate::x\"; // crate::y\nlet b = '\"'; crate::z;\n#[cfg(test)]\nmod tests {\ncrate::t\n}";
     assert_eq!(found(&code(text)), ["z"]);
 }
 

@@ -111,8 +111,7 @@ fn texts() {
             let text = want["text"].as_str().unwrap();
             assert_eq!(r.tokenizer.encode(text).unwrap(), ids(&want["ids"]), "{place}: ids");
             let options = TextOptions::default();
-            let got =
-                hooked(|h| score_text(&place, text, &r.tokenizer, &mut r.engine, &options, h)).unwrap();
+            let got = hooked(|h| score_text(&place, text, &r.tokenizer, &mut r.engine, &options, h)).unwrap();
             for (key, got) in [("tokens", got.tokens), ("scored", got.scored), ("chunks", got.chunks)] {
                 assert_eq!(want[key].as_u64(), Some(got as u64), "{place}: {key}");
             }

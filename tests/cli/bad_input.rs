@@ -17,7 +17,8 @@ struct Case {
 
 const LFS: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1044992\n";
 const GOOD: &str = "{\"id\": 1, \"context\": \"one\", \"options\": [\" a\", \" b\"], \"label\": 0}\n";
-const ROWS: &str = "{\"input\": \"one two\", \"target\": \"yes\"}\n{\"input\": \"two one\", \"target\": \"no\"}\n";
+const ROWS: &str =
+    "{\"input\": \"one two\", \"target\": \"yes\"}\n{\"input\": \"two one\", \"target\": \"no\"}\n";
 
 fn strings(args: &[&str]) -> Vec<String> {
     args.iter().map(|&a| a.to_owned()).collect()
@@ -28,7 +29,8 @@ fn score() -> Vec<String> {
 }
 
 fn finetune(more: &[&str]) -> Vec<String> {
-    strings(&[&["finetune", "model", "d.jsonl", "--steps", "2", "--out", "run"], more].concat())
+    let steps: &[&str] = if more.contains(&"--steps") { &[] } else { &["--steps", "2"] };
+    strings(&[&["finetune", "model", "d.jsonl", "--out", "run"], steps, more].concat())
 }
 
 /// Scores requests that hold `content`.
@@ -46,7 +48,10 @@ fn config(p: &Place, change: impl FnOnce(&mut Value)) -> Vec<String> {
 }
 
 /// Changes the tensors (name, dtype, shape, bytes) of the weights and scores.
-fn tensors(p: &Place, change: impl FnOnce(&mut Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)>)) -> Vec<String> {
+fn tensors(
+    p: &Place,
+    change: impl FnOnce(&mut Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)>),
+) -> Vec<String> {
     let path = p.path("model/model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -129,37 +134,34 @@ const CASES: &[Case] = &[
         words: &["num_key_value_heads 5"],
     },
     Case {
-        name: "a size that no memory holds",
-        make: |p| {
-            let args = config(p, |c| c["vocab_size"] = json!(4_000_000_000u64));
-            drop(args);
-            strings(&["pretrain", "model", "d.jsonl", "--map", "text=input", "--steps", "1", "--out", "run"])
-        },
-        code: 5,
-        words: &["memory"],
+        name: "a size that cannot be addressed",
+        make: |p| config(p, |c| c["vocab_size"] = json!(4_000_000_000u64)),
+        code: 4,
+        words: &["config.json", "vocab_size is 4000000000"],
     },
     Case {
-        name: "sizes whose product overflows",
+        name: "sizes whose product cannot be addressed",
         make: |p| {
             config(p, |c| {
-                c["vocab_size"] = json!(4_000_000_000u64);
-                c["hidden_size"] = json!(4_000_000_000u64);
-                c["intermediate_size"] = json!(4_000_000_000u64);
+                c["hidden_size"] = json!(8_000_000);
+                c["intermediate_size"] = json!(8_000_000);
             });
             strings(&["pretrain", "model", "d.jsonl", "--map", "text=input", "--steps", "1", "--out", "run"])
         },
         code: 4,
-        words: &["config.json"],
+        words: &["config.json", "parameters"],
     },
     Case {
         name: "a wrong shape",
         make: |p| config(p, |c| c["intermediate_size"] = json!(34)),
         code: 4,
-        words: &["has shape [24, 33], but config.json asks for [24, 34]"],
+        words: &["has shape [33, 24], but config.json asks for [34, 24]"],
     },
     Case {
         name: "a tensor too many",
-        make: |p| tensors(p, |t| t.push(("extra.weight".into(), safetensors::Dtype::F32, vec![1], vec![0; 4]))),
+        make: |p| {
+            tensors(p, |t| t.push(("extra.weight".into(), safetensors::Dtype::F32, vec![1], vec![0; 4])))
+        },
         code: 4,
         words: &["have no place in LlamaForCausalLM: extra.weight"],
     },
@@ -374,13 +376,13 @@ const CASES: &[Case] = &[
         code: 3,
         words: &["no file matches \"none-*.jsonl\""],
     },
-    Case { name: "empty data", make: |p| data(p, "x.jsonl", ""), code: 3, words: &["x.jsonl: the file is empty"] },
     Case {
-        name: "data of blank lines",
-        make: |p| data(p, "x.jsonl", "\n\n"),
+        name: "empty data",
+        make: |p| data(p, "x.jsonl", ""),
         code: 3,
-        words: &["x.jsonl"],
+        words: &["x.jsonl: the file is empty"],
     },
+    Case { name: "data of blank lines", make: |p| data(p, "x.jsonl", "\n\n"), code: 3, words: &["x.jsonl"] },
     Case {
         name: "a bad line of data",
         make: |p| data(p, "x.jsonl", format!("{ROWS}{{\"input\": }}\n")),
@@ -451,7 +453,7 @@ const CASES: &[Case] = &[
         name: "every row too long",
         make: |_| finetune(&["--seq-len", "5"]),
         code: 3,
-        words: &["2 of 2 rows (100.0 %)", "--seq-len"],
+        words: &["20 of 20 rows (100.0 %)", "--seq-len"],
     },
     Case {
         name: "too many rows without a target",
@@ -478,16 +480,36 @@ const CASES: &[Case] = &[
         code: 2,
         words: &["no training data"],
     },
-    Case { name: "an unknown flag", make: |_| finetune(&["--stepz", "3"]), code: 2, words: &["--stepz", "--steps"] },
+    Case {
+        name: "an unknown flag",
+        make: |_| finetune(&["--stepz", "3"]),
+        code: 2,
+        words: &["--stepz", "--steps"],
+    },
     Case {
         name: "an unknown setting",
         make: |_| finetune(&["--set", "train.learning_rate=1"]),
         code: 2,
         words: &["unknown setting \"train.learning_rate\"", "did you mean train.lr"],
     },
-    Case { name: "a setting without a value", make: |_| finetune(&["--set", "train.lr"]), code: 2, words: &["section.key=value"] },
-    Case { name: "a setting of another kind", make: |_| finetune(&["--set", "train.lr=fast"]), code: 2, words: &["lr"] },
-    Case { name: "a setting out of range", make: |_| finetune(&["--set", "train.beta2=1.5"]), code: 2, words: &["beta2"] },
+    Case {
+        name: "a setting without a value",
+        make: |_| finetune(&["--set", "train.lr"]),
+        code: 2,
+        words: &["section.key=value"],
+    },
+    Case {
+        name: "a setting of another kind",
+        make: |_| finetune(&["--set", "train.lr=fast"]),
+        code: 2,
+        words: &["lr"],
+    },
+    Case {
+        name: "a setting out of range",
+        make: |_| finetune(&["--set", "train.beta2=1.5"]),
+        code: 2,
+        words: &["beta2"],
+    },
     Case {
         name: "a configuration file with an unknown key",
         make: |p| {
@@ -554,8 +576,36 @@ const CASES: &[Case] = &[
         code: 2,
         words: &["soon", "3h30m"],
     },
-    Case { name: "a loss that is none", make: |_| finetune(&["--loss", "some"]), code: 2, words: &["some", "response"] },
-    Case { name: "too many threads", make: |_| [score(), strings(&["--threads", "-1"])].concat(), code: 2, words: &["-1"] },
+    Case {
+        name: "a loss that is none",
+        make: |_| finetune(&["--loss", "some"]),
+        code: 2,
+        words: &["some", "response"],
+    },
+    Case {
+        name: "fewer threads than none",
+        make: |_| [score(), strings(&["--threads", "-1"])].concat(),
+        code: 2,
+        words: &["-1"],
+    },
+    Case {
+        name: "more threads than can be",
+        make: |_| [score(), strings(&["--threads", "99999999"])].concat(),
+        code: 2,
+        words: &["threads"],
+    },
+    Case {
+        name: "a batch that no memory holds",
+        make: |_| finetune(&["--batch-size", "99999999999"]),
+        code: 2,
+        words: &["train.batch_size must be from 1"],
+    },
+    Case {
+        name: "more checkpoints than can be counted",
+        make: |_| finetune(&["--keep", "9223372036854775807"]),
+        code: 2,
+        words: &["output.keep must be from 1"],
+    },
     // Disk and run directories: exit 7.
     Case {
         name: "a folder that holds another run",
@@ -662,7 +712,8 @@ fn the_table() {
             wrong.push(format!("{}: {what}", case.name));
         }
         if after != before {
-            let new: Vec<_> = after.iter().filter(|(name, hash)| before.get(*name) != Some(hash)).map(|(n, _)| n).collect();
+            let new: Vec<_> =
+                after.iter().filter(|(name, hash)| before.get(*name) != Some(hash)).map(|(n, _)| n).collect();
             wrong.push(format!("{}: left or changed {new:?}", case.name));
         }
     }
@@ -684,6 +735,24 @@ fn a_run_that_fails_says_so_in_its_directory() {
     let written = place.json("run/run.json");
     assert_eq!((&written["status"], &written["exit_code"]), (&json!("failed"), &json!(6)));
     assert!(!place.path("run/model").exists() && place.read("run/log.jsonl").contains("not finite"));
+}
+
+#[test]
+fn more_than_the_memory_there_is() {
+    let place = place();
+    let run = finetune(&["--micro-batch", "4194304"]);
+    let bin = place.command(&["--version"]);
+    let script = format!("ulimit -v 4000000; exec \"$0\" {}", run.join(" "));
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &script]).arg(bin.get_program()).current_dir(place.dir.path());
+    limited.env("FLANRT_CACHE", place.path("cache"));
+    let out = limited.output().unwrap();
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(5), "{err}");
+    for words in ["cannot allocate", "--micro-batch", "flanrt plan"] {
+        assert!(err.contains(words) && !err.contains("panicked"), "{err}");
+    }
+    assert!(!place.path("run/model").exists());
 }
 
 #[test]
@@ -741,8 +810,12 @@ fn a_full_disk_and_a_read_only_one() {
     for (options, script, words, left) in cases {
         let place = place();
         let Some(said) = on_small_disk(&place, options, &script) else { return };
-        assert!(said.contains("code 7\n") && said.contains(words) && said.contains("fix:"), "{script}: {said}");
-        let listed: Vec<&str> = said.split("code 7\n").nth(1).unwrap().lines().take_while(|l| !l.contains(' ')).collect();
+        assert!(
+            said.contains("code 7\n") && said.contains(words) && said.contains("fix:"),
+            "{script}: {said}"
+        );
+        let listed: Vec<&str> =
+            said.split("code 7\n").nth(1).unwrap().lines().take_while(|l| !l.contains(' ')).collect();
         assert_eq!(listed.join(" "), left, "{script}: {said}");
     }
 }

@@ -16,7 +16,9 @@ fn requests(assets: &Path, n: usize) -> Vec<Value> {
         let (premise, hypothesis) = (row["premise"].as_str().unwrap(), row["hypothesis"].as_str().unwrap());
         let context = format!("{premise}\nTrue or false: {hypothesis} ");
         let label = row["label"].as_u64().map_or(Value::Null, |l| l.into());
-        out.push(json!({"id": i, "context": context, "options": ["True", "False", "Perhaps, é"], "label": label}));
+        out.push(
+            json!({"id": i, "context": context, "options": ["True", "False", "Perhaps, é"], "label": label}),
+        );
     }
     // Passages longer than the model's context of 512.
     for (i, row) in rows(assets, "bool_q", n / 8).iter().enumerate() {

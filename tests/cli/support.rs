@@ -112,7 +112,11 @@ impl Place {
         let readers = [drain(out), drain(err)];
         let begun = Instant::now();
         while !ready() {
-            assert!(child.try_wait().unwrap().is_none(), "it ended before the signal: {args:?}", args = args.len());
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "it ended before the signal: {args:?}",
+                args = args.len()
+            );
             assert!(begun.elapsed() < Duration::from_secs(120), "never ready for the signal");
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -132,8 +132,7 @@ fn a_run_learns_and_leaves_everything_promised() {
     let assets = assets().unwrap();
     place.write("r.jsonl", lines(&rows(&assets, "sst2", 300)[200..].iter().map(row).collect::<Vec<_>>()));
     let logprob = |model: &str, out: &str| {
-        let summary =
-            place.run(&["score", model, "--requests", "r.jsonl", "-o", out, "--json"]).ok().json();
+        let summary = place.run(&["score", model, "--requests", "r.jsonl", "-o", out, "--json"]).ok().json();
         let of = |line: &str| {
             let row: Value = serde_json::from_str(line).unwrap();
             row["options"][0]["logprob"].as_f64().unwrap().max(row["options"][1]["logprob"].as_f64().unwrap())
@@ -197,13 +196,20 @@ fn killed_stopped_and_recomputed_runs_end_with_the_same_weights() {
     assert_eq!(place.json("stopped/run.json")["resumes"].as_array().unwrap().len(), 1);
 
     // A run that is done: nothing to do, nothing changed.
-    place.run(&["finetune", "--resume", "stopped"]).ok();
+    // A run that is done has nothing to continue.
+    let done = place.run(&["finetune", "--resume", "stopped"]).fails(2);
+    assert!(done.err.contains("this run is finished"), "{}", done.err);
     same("stopped");
 
-    // Other data or settings under a run's feet are refused.
-    place.write("sst2.jsonl", "{\"sentence\": \"other\", \"label\": 0}\n{\"sentence\": \"rows\", \"label\": 1}\n");
-    let refused = place.run(&["finetune", "--resume", "killed"]).fails(2);
-    assert!(refused.err.contains("settings or data differ"), "{}", refused.err);
+    // Other data under a run's feet are refused.
+    let args = [&TUNE[..], &["changed"]].concat();
+    place.signalled(&args, Signal::KILL, file("changed/checkpoints/step-000004/state.json"));
+    place.write(
+        "sst2.jsonl",
+        "{\"sentence\": \"other\", \"label\": 0}\n{\"sentence\": \"rows\", \"label\": 1}\n",
+    );
+    let refused = place.run(&["finetune", "--resume", "changed"]).fails(2);
+    assert!(refused.err.contains("data differ"), "{}", refused.err);
 }
 
 #[test]
@@ -212,7 +218,10 @@ fn sixteen_bit_storage_trains_and_saves() {
     if small_run(&place).is_none() {
         return;
     }
-    place.write("t.txt", "Once upon a time, there was a little girl named Lily. She loved to play in the park.");
+    place.write(
+        "t.txt",
+        "Once upon a time, there was a little girl named Lily. She loved to play in the park.",
+    );
     for (dtype, name) in [("bf16", "bfloat16"), ("f16", "float16")] {
         let args = ["--dtype", dtype, "--steps", "6", "--save-every", "3"];
         tune(&place, dtype, &args).ok();
@@ -284,7 +293,10 @@ fn a_new_model_grows_from_plain_text_with_its_own_tokenizer() {
     let loss = metrics(&place, "run", "loss");
     assert!(loss[0].1 > 5.0 && loss[19].1 < 0.7 * loss[0].1, "{loss:?}");
     let saved = place.json("run/model/config.json");
-    assert_eq!(saved["vocab_size"], place.run(&["model", "info", "run/model", "--json"]).ok().json()["vocab"]);
+    assert_eq!(
+        saved["vocab_size"],
+        place.run(&["model", "info", "run/model", "--json"]).ok().json()["vocab"]
+    );
     place.write("t.txt", "The cat sat on the mat.");
     let score = place.run(&["score", "run/model", "--text", "t.txt", "--json"]).ok().json();
     assert!(score["mean_loss"].as_f64().unwrap() < 5.0, "{score}");
