@@ -541,6 +541,18 @@ const CASES: &[Case] = &[
         words: &["unknown device \"tpu\"", "cpu"],
     },
     Case {
+        name: "nothing to score",
+        make: |_| strings(&["score", "model"]),
+        code: 2,
+        words: &["--requests", "--text"],
+    },
+    Case {
+        name: "a seed that no file can hold",
+        make: |_| finetune(&["--seed", "18446744073709551615"]),
+        code: 2,
+        words: &["18446744073709551615", "--seed"],
+    },
+    Case {
         name: "an unknown border rule",
         make: |_| [score(), strings(&["--boundary", "merged"])].concat(),
         code: 2,
