@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 pub(super) struct Plan {
     /// Model folder in Hugging Face layout, or `builtin`
     model: Option<String>,
-    /// Training files (only their sizes matter here)
+    /// Training files: their tokens count as memory, and say how many steps there will be
     data: Vec<String>,
     #[command(flatten)]
     train: TrainFlags,
@@ -53,13 +53,19 @@ pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
     let sizes = p.sizes();
     let arena = Trainer::measure(&p.config, s.model.dtype, sizes);
     let device = super::finetune::device(&s.run.device, s.run.threads)?;
+    // Tokens are part of the memory; they are kept in the cache, so a run that follows does not read the files again.
+    let data = match p.demo.is_some() || !s.mix.is_empty() {
+        true => Some(p.data(global)?),
+        false => None,
+    };
+    let steps = data.as_ref().map(|data| s.train.total_steps(data.chosen.len()));
     let process = process_bytes(device.threads());
     let parameters = count(&p.config);
     let total = arena.used() as u64 + process;
     let checkpoint = checkpoint::size(parameters);
     let saved = parameters * s.model.dtype.size() as u64;
     if global.json {
-        let table = json!({"parameters": parameters, "memory": arena.entries(), "process": process, "total": total, "checkpoint": checkpoint, "keep": s.output.keep, "model": saved});
+        let table = json!({"parameters": parameters, "memory": arena.entries(), "process": process, "total": total, "checkpoint": checkpoint, "keep": s.output.keep, "model": saved, "steps": steps});
         return super::print(&table.to_string());
     }
     let mut out = format!(
@@ -75,12 +81,15 @@ pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
     for entry in arena.entries() {
         row(&entry.name, entry.bytes);
     }
-    row("program, tokenizer", process);
+    row("program, tokens", process);
     row("memory in all", total);
     out += "\n";
     let mut row = |name: &str, bytes: u64| out += &format!("{name:<18} {:>12}\n", human_bytes(bytes));
     row("one checkpoint", checkpoint);
     row(&format!("{} kept + 1 in work", s.output.keep), checkpoint * (s.output.keep as u64 + 1));
     row("saved model", saved);
+    if let Some(steps) = steps {
+        out += &format!("\n{steps} steps of {} examples\n", s.train.batch_size);
+    }
     super::print(&out)
 }

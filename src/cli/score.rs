@@ -100,9 +100,15 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
     let text = c.text.as_deref().map(text::read_text).transpose()?;
     let stop = stop_flag()?;
     let device = device(global.device.as_deref().unwrap_or("auto"), global.threads.unwrap_or(0))?;
+    // A token holds at least a byte, but for what the tokenizer puts in front.
+    let bytes = match (&requests, &text) {
+        (Some(requests), _) => requests.longest(),
+        (None, text) => text.as_ref().map_or(0, String::len),
+    };
+    let longest = (bytes + 64).min(c.max_length.unwrap_or(usize::MAX));
     let file = source.checkpoint()?;
     let hash = if c.out.is_some() { model_hash(&file, &config)? } else { String::new() };
-    let (mut engine, account) = Engine::load(&device, &config, &file, c.dtype)?;
+    let (mut engine, account) = Engine::load(&device, &config, &file, c.dtype, longest)?;
     drop(file);
     if !global.json {
         say!("flanrt {}  {}", env!("CARGO_PKG_VERSION"), device.name());

@@ -4,8 +4,8 @@
 //! are aligned to path positions: the sums of a query run in the same order however its path is cut into segments.
 
 use super::Cpu;
-use super::gemm::{Micro, pack_across, pack_buffer, pack_lines};
-use super::rows::{load, shape, slice_mut, store, view, with_buffers};
+use super::gemm::{LINES, Left, MAX_MR, Micro, pack_across, pack_lines};
+use super::rows::{load, shape, slice_mut, store, with_buffers};
 use super::simd::{self, exp, reduce, vectorized};
 use crate::ops::attention::{Attention, Heads};
 use crate::ops::forest::Segment;
@@ -34,7 +34,7 @@ struct Shape {
 
 impl Shape {
     fn new(heads: Heads) -> Self {
-        assert!(heads.kv > 0 && heads.query % heads.kv == 0, "{heads:?}");
+        assert!(heads.kv > 0 && heads.query.is_multiple_of(heads.kv), "{heads:?}");
         let group = heads.query / heads.kv;
         let block = ROWS.div_ceil(group);
         let micro = Micro::get();
@@ -144,7 +144,7 @@ vectorized! {
             *x = exp(*x - top);
         }
         // All keys of the tile take part, the hidden ones as zeros: lanes depend on path positions alone.
-        let sum = reduce(s.len(), |i, acc| acc + s[i]);
+        let sum = reduce([s], |[x], acc| acc + x);
         (top, sum)
     }
 }
@@ -157,37 +157,39 @@ impl Shape {
         (from.min(to), to)
     }
 
-    /// Packs the stacked query-side rows of `x` (queries, or output gradients) as left operand.
-    fn pack_queries(&self, out: &mut [f32], x: Tensor, kv: usize, q: Queries, line: &mut [f32]) {
+    /// The stacked query-side rows of `x` (queries, or output gradients), `[rows, size]`.
+    fn load_queries(&self, out: &mut [f32], x: Tensor, kv: usize, q: Queries) {
         let size = self.heads.size;
-        pack_lines(out, self.micro.mr, q.count * self.group, size, line, |i, line| {
-            view(line, x, q.row + i / self.group, (kv * self.group + i % self.group) * size, size)
-        });
+        for (i, out) in out.chunks_exact_mut(size).take(q.count * self.group).enumerate() {
+            load(out, x, q.row + i / self.group, (kv * self.group + i % self.group) * size);
+        }
+    }
+
+    /// `[rows, size]` as left operand of scores.
+    fn along<'a>(&self, rows: &'a [f32]) -> Left<'a> {
+        Left { data: rows, row: self.heads.size, inner: 1 }
     }
 
     /// Packs keys as right operand `[size, keys]`: for scores and for the gradient of probabilities.
     fn pack_keys_across(&self, out: &mut [f32], x: Tensor, kv: usize, rows: &[usize], line: &mut [f32]) {
         let size = self.heads.size;
-        pack_lines(out, self.micro.nr, rows.len(), size, line, |i, line| {
-            view(line, x, rows[i], kv * size, size)
-        });
+        pack_lines(out, self.micro.nr, rows.len(), size, line, |i, line| load(line, x, rows[i], kv * size));
     }
 
     /// Packs keys as right operand `[keys, size]`: for weighted sums of values or keys.
     fn pack_keys_down(&self, out: &mut [f32], x: Tensor, kv: usize, rows: &[usize], line: &mut [f32]) {
         let size = self.heads.size;
-        pack_across(out, self.micro.nr, size, rows.len(), line, |i, line| {
-            view(line, x, rows[i], kv * size, size)
-        });
+        pack_across(out, self.micro.nr, size, rows.len(), line, |i, line| load(line, x, rows[i], kv * size));
     }
 
-    /// `p [rows, keys_n]` packed as left operand with keys as inner index.
-    fn pack_weights(&self, out: &mut [f32], p: &[f32], rows: usize, keys: usize, line: &mut [f32]) {
-        pack_lines(out, self.micro.mr, rows, keys, line, |i, _| &p[i * self.keys_n..][..keys]);
+    /// `weights [rows, keys_n]` as left operand with keys as inner index.
+    fn over_keys<'a>(&self, weights: &'a [f32]) -> Left<'a> {
+        Left { data: weights, row: self.keys_n, inner: 1 }
     }
 
-    fn line(&self) -> usize {
-        pack_buffer(self.heads.size.max(KEYS)).max(self.rows_m)
+    /// `weights [rows, keys_n]` transposed: rows of keys, queries as inner index.
+    fn over_queries<'a>(&self, weights: &'a [f32]) -> Left<'a> {
+        Left { data: weights, row: 1, inner: self.keys_n }
     }
 
     fn forward(&self, q: Queries, kv: usize, o: Tensor, lse: Tensor, x: [Tensor; 3], segments: &[Segment]) {
@@ -198,13 +200,12 @@ impl Shape {
             self.keys_n * size,
             KEYS * self.size_n,
             self.rows_m * self.keys_n,
-            self.rows_m * KEYS,
             self.rows_m * self.size_n,
             2 * rows,
-            self.line(),
+            LINES.max(self.micro.nr * size),
         ];
-        with_buffers(lens, |[pq, pk, pv, s, p, out, stats, line]| {
-            self.pack_queries(pq, queries, kv, q, line);
+        with_buffers(lens, |[pq, pk, pv, s, out, stats, line]| {
+            self.load_queries(pq, queries, kv, q);
             out.fill(0.0);
             let (top, total) = stats.split_at_mut(rows);
             top.fill(f32::NEG_INFINITY);
@@ -219,7 +220,7 @@ impl Shape {
                 self.pack_keys_across(pk, keys, kv, key_rows, line);
                 self.pack_keys_down(pv, values, kv, key_rows, line);
                 s.fill(0.0);
-                self.micro.block(rows, n, size, pq, pk, s, self.keys_n);
+                self.micro.block(rows, n, size, self.along(pq), pk, s, self.keys_n);
                 for i in 0..rows {
                     let row = &mut s[i * self.keys_n..][..KEYS];
                     let (from, to) = self.seen(q.position + i / self.group, first, n);
@@ -236,8 +237,7 @@ impl Shape {
                     }
                     total[i] += sum;
                 }
-                self.pack_weights(p, s, rows, n, line);
-                self.micro.block(rows, size, n, p, pv, out, self.size_n);
+                self.micro.block(rows, size, n, self.over_keys(s), pv, out, self.size_n);
                 first += KEYS;
             }
             for i in 0..rows {
@@ -284,14 +284,13 @@ impl Shape {
             KEYS * self.size_n,
             self.rows_m * self.keys_n,
             self.rows_m * self.keys_n,
-            self.rows_m * KEYS,
             self.rows_m * self.size_n,
             2 * rows,
-            self.line(),
+            LINES.max(self.micro.nr * size),
         ];
-        with_buffers(lens, |[pq, pdo, pk, pv, down, s, dp, ds, out, stats, line]| {
-            self.pack_queries(pq, queries, kv, q, line);
-            self.pack_queries(pdo, do_, kv, q, line);
+        with_buffers(lens, |[pq, pdo, pk, pv, down, s, dp, out, stats, line]| {
+            self.load_queries(pq, queries, kv, q);
+            self.load_queries(pdo, do_, kv, q);
             self.load_stats(stats, q, kv, lse, delta);
             out.fill(0.0);
             let end = q.position + q.count;
@@ -306,11 +305,10 @@ impl Shape {
                 self.pack_keys_down(down, keys, kv, key_rows, line);
                 s.fill(0.0);
                 dp.fill(0.0);
-                self.micro.block(rows, n, size, pq, pk, s, self.keys_n);
-                self.micro.block(rows, n, size, pdo, pv, dp, self.keys_n);
+                self.micro.block(rows, n, size, self.along(pq), pk, s, self.keys_n);
+                self.micro.block(rows, n, size, self.along(pdo), pv, dp, self.keys_n);
                 self.scores(s, dp, stats, q, first, n);
-                self.pack_weights(ds, dp, rows, n, line);
-                self.micro.block(rows, size, n, ds, down, out, self.size_n);
+                self.micro.block(rows, size, n, self.over_keys(dp), down, out, self.size_n);
                 first += KEYS;
             }
             for i in 0..rows {
@@ -337,18 +335,18 @@ impl Shape {
             self.keys_n * size,
             self.keys_n * size,
             self.rows_m * self.size_n,
-            self.rows_m * self.keys_n,
-            self.rows_m * self.keys_n,
-            self.keys_m * self.rows_m,
+            // Rows of keys are read in whole register tiles: a little past the last key of the last query.
+            self.rows_m * self.keys_n + MAX_MR,
+            self.rows_m * self.keys_n + MAX_MR,
             self.keys_m * self.size_n,
             self.keys_m * self.size_n,
             2 * self.rows_m,
-            self.line(),
+            LINES.max(self.micro.nr * size),
         ];
         let mut key_rows = [0; KEYS];
         let key_rows = &mut key_rows[..n];
         key_rows.iter_mut().enumerate().for_each(|(i, r)| *r = row + i);
-        with_buffers(lens, |[pq, pdo, pk, pv, side, s, dp, across, sum_k, sum_v, stats, line]| {
+        with_buffers(lens, |[pq, pdo, pk, pv, side, s, dp, sum_k, sum_v, stats, line]| {
             self.pack_keys_across(pk, keys, kv, key_rows, line);
             self.pack_keys_across(pv, values, kv, key_rows, line);
             sum_k.fill(0.0);
@@ -358,29 +356,20 @@ impl Shape {
                     continue;
                 }
                 let rows = q.count * self.group;
-                self.pack_queries(pq, queries, kv, q, line);
-                self.pack_queries(pdo, do_, kv, q, line);
+                self.load_queries(pq, queries, kv, q);
+                self.load_queries(pdo, do_, kv, q);
                 self.load_stats(stats, q, kv, lse, delta);
                 s.fill(0.0);
                 dp.fill(0.0);
-                self.micro.block(rows, n, size, pq, pk, s, self.keys_n);
-                self.micro.block(rows, n, size, pdo, pv, dp, self.keys_n);
+                self.micro.block(rows, n, size, self.along(pq), pk, s, self.keys_n);
+                self.micro.block(rows, n, size, self.along(pdo), pv, dp, self.keys_n);
                 self.scores(s, dp, stats, q, position, n);
                 // dv += p^T do and dk += ds^T q: the tile's columns become rows.
-                for (weights, source, sum) in [(&*s, do_, &mut *sum_v), (&*dp, queries, &mut *sum_k)] {
-                    pack_across(across, self.micro.mr, n, rows, line, |i, _| {
-                        &weights[i * self.keys_n..][..n]
-                    });
+                for (weights, source, sum) in [(&*s, &*pdo, &mut *sum_v), (&*dp, &*pq, &mut *sum_k)] {
                     pack_across(side, self.micro.nr, size, rows, line, |i, line| {
-                        view(
-                            line,
-                            source,
-                            q.row + i / self.group,
-                            (kv * self.group + i % self.group) * size,
-                            size,
-                        )
+                        line.copy_from_slice(&source[i * size..][..size]);
                     });
-                    self.micro.block(n, size, rows, across, side, sum, self.size_n);
+                    self.micro.block(n, size, rows, self.over_queries(weights), side, sum, self.size_n);
                 }
             }
             for i in 0..n {

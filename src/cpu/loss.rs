@@ -12,7 +12,7 @@ vectorized! {
     fn sum_exp(x: &[f32], shift: f32) -> f64 {
         let mut total = 0f64;
         for block in x.chunks(1024) {
-            total += f64::from(simd::reduce(block.len(), |i, s| s + simd::exp(block[i] - shift)));
+            total += f64::from(simd::reduce([block], |[x], s| s + simd::exp(x - shift)));
         }
         total
     }

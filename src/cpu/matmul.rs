@@ -1,13 +1,13 @@
 //! Matrix products: output tiles are tasks; each packs its operand blocks, accumulates in f32 and writes once.
 
-use super::gemm::{KC, MAX_MR, MAX_NR, Micro, pack_buffer, pack_cols, pack_rows};
-use super::rows::{shape, store, view, with_buffers};
+use super::gemm::{KC, LINES, Left, Micro, pack_cols, pack_rows};
+use super::rows::{load, shape, store, view, with_buffers};
 use super::{Cpu, simd};
 use crate::ops::matmul::{Form, Matmul};
 use crate::tensor::Tensor;
 
-/// Largest output tile of a task: with its operand blocks it fits a megabyte of L2.
-const TILE: (usize, usize) = (192, 256);
+/// Largest output tile of a task: with its operand blocks it fits half a megabyte of L2.
+const TILE: (usize, usize) = (192, 128);
 
 /// Output tile for `[m, n]`: halved until there is work for `threads`, never below a register tile. Bits do not depend on it.
 fn tile(m: usize, n: usize, micro: &Micro, threads: usize) -> (usize, usize) {
@@ -61,28 +61,32 @@ impl Matmul for Cpu {
             let (mi, nj) = (tm.min(m - i0), tn.min(n - j0));
             let (pm, pn) = (mi.next_multiple_of(micro.mr), nj.next_multiple_of(micro.nr));
             let kc = KC.min(k);
-            let line = pack_buffer(KC).max(TILE.0 + MAX_MR).max(TILE.1 + MAX_NR);
-            with_buffers([pm * kc, pn * kc, pm * pn, line], |[pa, pb, c, line]| {
+            with_buffers([pm * kc, pn * kc, pm * pn, LINES], |[pa, pb, c, lines]| {
                 c.fill(0.0);
                 for k0 in (0..k).step_by(KC) {
                     let kk = KC.min(k - k0);
-                    match form {
-                        Form::TN => pack_cols(pa, micro.mr, a, (i0, mi), (k0, kk), line),
-                        _ => pack_rows(pa, micro.mr, a, (i0, mi), (k0, kk), line),
+                    // The left operand is read where it lies: it only becomes f32, in rows of `a`.
+                    let (count, row, inner) = if form == Form::TN { (kk, 1, pm) } else { (mi, kk, 1) };
+                    for i in 0..count {
+                        match form {
+                            Form::TN => load(&mut pa[i * pm..][..mi], a, k0 + i, i0),
+                            _ => load(&mut pa[i * kk..][..kk], a, i0 + i, k0),
+                        }
                     }
                     match form {
-                        Form::NT => pack_rows(pb, micro.nr, b, (j0, nj), (k0, kk), line),
-                        _ => pack_cols(pb, micro.nr, b, (j0, nj), (k0, kk), line),
+                        Form::NT => pack_rows(pb, micro.nr, b, (j0, nj), (k0, kk), lines),
+                        _ => pack_cols(pb, micro.nr, b, (j0, nj), (k0, kk), lines),
                     }
-                    micro.block(mi, nj, kk, pa, pb, c, pn);
+                    let left = Left { data: pa, row, inner };
+                    micro.block(mi, nj, kk, left, pb, c, pn);
                 }
                 for r in 0..mi {
                     let out = &mut c[r * pn..][..nj];
                     if let Some(bias) = bias {
-                        simd::add(out, view(line, bias, 0, j0, nj));
+                        simd::add(out, view(lines, bias, 0, j0, nj));
                     }
                     if let Some(plus) = plus {
-                        simd::add(out, view(line, plus, i0 + r, j0, nj));
+                        simd::add(out, view(lines, plus, i0 + r, j0, nj));
                     }
                     store(y, i0 + r, j0, out);
                 }

@@ -8,6 +8,13 @@ use crate::ops::memory::{Block, Memory};
 use crate::tensor::Tensor;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 
+/// Bytes that this machine can give without swapping, where the system says so.
+fn available() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
 /// Asks the system to back the whole pages of an allocation now: memory that is not there is missed here and not in the
 /// middle of a run, and no step pays for first touches. A system that cannot do it backs pages when they are touched.
 fn prefault(addr: usize, bytes: usize) {
@@ -37,11 +44,17 @@ impl Memory for Cpu {
     }
 
     fn alloc(&self, bytes: usize) -> Result<Block> {
+        let free = available();
         let too_large = || {
-            Error::new(Kind::Memory, format!("cannot allocate {:.1} MiB", bytes as f64 / (1 << 20) as f64))
-                .fix("lower --micro-batch or --seq-len, use --recompute block, or a 16-bit --dtype; `flanrt plan` shows what takes how much")
+            let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+            let of = free.map_or(String::new(), |free| format!(" of the {:.0} MiB that are free", mib(free)));
+            Error::new(Kind::Memory, format!("cannot allocate {:.0} MiB{of}", mib(bytes as u64)))
+                .fix("training: lower --micro-batch or --seq-len, or --recompute block; scoring: lower --max-length; both: a 16-bit --dtype")
         };
         let layout = Layout::from_size_align(bytes.max(64), 64).map_err(|_| too_large())?;
+        if free.is_some_and(|free| bytes as u64 > free) {
+            return Err(too_large());
+        }
         // SAFETY: the size is not zero.
         let ptr = unsafe { alloc_zeroed(layout) };
         if ptr.is_null() {

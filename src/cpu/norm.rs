@@ -19,7 +19,7 @@ vectorized! {
     fn backward(dx: &mut [f32], dw: &mut [f32], dy: &[f32], x: &[f32], w: &[f32], rstd: f32) {
         let n = x.len();
         let (dx, dw, dy, w) = (&mut dx[..n], &mut dw[..n], &dy[..n], &w[..n]);
-        let mean = reduce(n, |i, s| (dy[i] * w[i]).mul_add(x[i] * rstd, s)) / n as f32;
+        let mean = reduce([dy, w, x], |[dy, w, x], s| (dy * w).mul_add(x * rstd, s)) / n as f32;
         for i in 0..n {
             let xhat = x[i] * rstd;
             dx[i] += rstd * (-xhat).mul_add(mean, dy[i] * w[i]);

@@ -24,17 +24,30 @@ vectorized! {
     }
 }
 
+/// What an update comes to, rounded to f32 once: `1 - beta` of an f32 `beta` would be off by 1e-5.
+#[derive(Clone, Copy)]
+struct Numbers {
+    factor: f32,
+    keep: f32,
+    rate: f32,
+    root: f32,
+    first: f32,
+    second: f32,
+    second_keep: f32,
+    eps: f32,
+}
+
 vectorized! {
     /// The update in PyTorch's order: decay, moments, `w -= lr / c1 * m / (sqrt(v) / sqrt(c2) + eps)`.
-    fn update(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], factor: f32, keep: f32, rate: f32, root: f32, how: AdamW) {
+    fn update(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], x: Numbers) {
         let n = g.len();
         let (w, m, v) = (&mut w[..n], &mut m[..n], &mut v[..n]);
         for i in 0..n {
-            let g = g[i] * factor;
-            m[i] = (1.0 - how.beta1).mul_add(g - m[i], m[i]);
-            v[i] = ((1.0 - how.beta2) * g).mul_add(g, how.beta2 * v[i]);
-            let denom = v[i].sqrt() / root + how.eps;
-            w[i] = (-rate).mul_add(m[i] / denom, w[i] * keep);
+            let g = g[i] * x.factor;
+            m[i] = x.first.mul_add(g - m[i], m[i]);
+            v[i] = (x.second * g).mul_add(g, x.second_keep * v[i]);
+            let denom = v[i].sqrt() / x.root + x.eps;
+            w[i] = (-x.rate).mul_add(m[i] / denom, w[i] * x.keep);
         }
     }
 }
@@ -84,10 +97,18 @@ impl Optim for Cpu {
             return;
         }
         let step = how.step as f64;
-        let c1 = 1.0 - libm::pow(f64::from(how.beta1), step);
-        let c2 = 1.0 - libm::pow(f64::from(how.beta2), step);
-        let (rate, root) = ((f64::from(how.lr) / c1) as f32, libm::sqrt(c2) as f32);
-        let keep = (1.0 - f64::from(how.lr) * f64::from(how.decay)) as f32;
+        let c1 = 1.0 - libm::pow(how.beta1, step);
+        let c2 = 1.0 - libm::pow(how.beta2, step);
+        let numbers = Numbers {
+            factor,
+            keep: (1.0 - f64::from(how.lr) * f64::from(how.decay)) as f32,
+            rate: (f64::from(how.lr) / c1) as f32,
+            root: libm::sqrt(c2) as f32,
+            first: (1.0 - how.beta1) as f32,
+            second: (1.0 - how.beta2) as f32,
+            second_keep: how.beta2 as f32,
+            eps: how.eps,
+        };
         let g: &[f32] = floats(grads);
         self.blocks(n, 1 << 14, |c| {
             // SAFETY: tasks own disjoint ranges.
@@ -95,7 +116,7 @@ impl Optim for Cpu {
                 let w = slice_mut::<f32>(master, 0, c.start, c.len());
                 let m = slice_mut::<f32>(m, 0, c.start, c.len());
                 let v = slice_mut::<f32>(v, 0, c.start, c.len());
-                update(w, m, v, &g[c.clone()], factor, keep, rate, root, how);
+                update(w, m, v, &g[c.clone()], numbers);
                 if weights.addr() != master.addr() {
                     store(weights, 0, c.start, w);
                 }

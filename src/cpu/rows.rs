@@ -97,7 +97,7 @@ pub(super) fn store(x: Tensor, r: usize, c: usize, src: &[f32]) {
 }
 
 /// `len` elements of row `r` from column `c`: in place for f32, else converted into `buffer`.
-pub(super) fn view<'a>(buffer: &'a mut [f32], x: Tensor, r: usize, c: usize, len: usize) -> &'a [f32] {
+pub(super) fn view(buffer: &mut [f32], x: Tensor, r: usize, c: usize, len: usize) -> &[f32] {
     if x.dtype() == DType::F32 {
         // SAFETY: as in `load`.
         unsafe { slice::<f32>(x, r, c, len) }

@@ -136,20 +136,21 @@ fn fold(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// Sum of `term(i)` over `0..n`: lane `i % 16` takes term `i` in ascending order, then the lanes are folded.
+/// Sum over the elements of slices of one length: lane `i % 16` takes `term(x_i, sum)` in ascending order, then the lanes
+/// are folded. Whole chunks are arrays, without bounds to check: a check in the inner loop would keep it scalar.
 #[inline(always)]
-pub(super) fn reduce(n: usize, term: impl Fn(usize, f32) -> f32) -> f32 {
+pub(super) fn reduce<const N: usize>(x: [&[f32]; N], term: impl Fn([f32; N], f32) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
-    let whole = n / LANES * LANES;
-    let mut i = 0;
-    while i < whole {
+    let n = x[0].len();
+    let whole = n / LANES;
+    for i in 0..whole {
+        let chunk: [&[f32; LANES]; N] = x.map(|x| &x.as_chunks().0[i]);
         for j in 0..LANES {
-            lanes[j] = term(i + j, lanes[j]);
+            lanes[j] = term(chunk.map(|x| x[j]), lanes[j]);
         }
-        i += LANES;
     }
-    for j in 0..n - whole {
-        lanes[j] = term(whole + j, lanes[j]);
+    for (j, i) in (whole * LANES..n).enumerate() {
+        lanes[j] = term(x.map(|x| x[i]), lanes[j]);
     }
     fold(lanes)
 }
@@ -157,8 +158,7 @@ pub(super) fn reduce(n: usize, term: impl Fn(usize, f32) -> f32) -> f32 {
 vectorized! {
     /// `sum a_i b_i`.
     pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-        let b = &b[..a.len()];
-        reduce(a.len(), |i, s| a[i].mul_add(b[i], s))
+        reduce([a, b], |[a, b], s| a.mul_add(b, s))
     }
 }
 
@@ -203,7 +203,7 @@ vectorized! {
             for x in block.iter_mut() {
                 *x = exp(x.mul_add(factor, -shift));
             }
-            total += f64::from(reduce(block.len(), |i, s| s + block[i]));
+            total += f64::from(reduce([block], |[x], s| s + x));
         }
         total
     }
@@ -244,7 +244,7 @@ mod tests {
         let mut wide = xs.clone();
         exp_all(&mut wide);
         assert!(xs.iter().zip(&wide).all(|(x, y)| exp(*x).to_bits() == y.to_bits()));
-        let plain = reduce(xs.len(), |i, s| xs[i].mul_add(wide[i], s));
+        let plain = reduce([&xs, &wide], |[a, b], s| a.mul_add(b, s));
         assert_eq!(dot(&xs, &wide).to_bits(), plain.to_bits());
     }
 }

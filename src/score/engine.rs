@@ -10,7 +10,7 @@ use crate::text::Tokenizer;
 use crate::weights::{self, Account, Checkpoint};
 
 /// Tokens of a batch, unless one sequence is longer.
-const TOKENS: usize = 4096;
+pub const TOKENS: usize = 4096;
 /// Bytes of logits held at a time.
 const LOGITS: usize = 16 << 20;
 
@@ -23,35 +23,36 @@ pub struct Engine<'d> {
     arena: Arena,
 }
 
-fn sizes(config: &Config) -> Sizes {
-    let tokens = TOKENS.max(config.context);
+fn sizes(config: &Config, longest: usize) -> Sizes {
+    let tokens = TOKENS.max(config.context.min(longest));
     Sizes { tokens, asks: tokens, chunk: Sizes::chunk_for(config.vocab, tokens, LOGITS), train: None }
 }
 
-fn layout(config: &Config, dtype: DType, arena: &mut Arena) -> (Model, Acts) {
+fn layout(config: &Config, dtype: DType, longest: usize, arena: &mut Arena) -> (Model, Acts) {
     let model = Model::carve(config, arena, dtype);
-    let acts = Acts::carve(config, arena, dtype, sizes(config));
+    let acts = Acts::carve(config, arena, dtype, sizes(config, longest));
     (model, acts)
 }
 
 impl<'d> Engine<'d> {
-    /// Loads `file` in `dtype`.
+    /// Loads `file` in `dtype`, with room for sequences of `longest` tokens (at most the model's context).
     pub fn load(
         device: &'d dyn Device,
         config: &Config,
         file: &Checkpoint,
         dtype: DType,
+        longest: usize,
     ) -> Result<(Self, Account)> {
-        let (arena, (model, acts)) = Arena::carve(device, |arena| layout(config, dtype, arena))?;
+        let (arena, (model, acts)) = Arena::carve(device, |arena| layout(config, dtype, longest, arena))?;
         let account = weights::load(file, config, device, &model.params)?;
         model.prepare(device);
         Ok((Self { device, model, acts, arena }, account))
     }
 
-    /// The memory that scoring takes, by what it is for; nothing is allocated.
+    /// The memory that scoring sequences of up to [`TOKENS`] takes, by what it is for; nothing is allocated.
     pub fn measure(config: &Config, dtype: DType) -> Arena {
         let mut arena = Arena::measure();
-        layout(config, dtype, &mut arena);
+        layout(config, dtype, TOKENS, &mut arena);
         arena
     }
 
@@ -74,7 +75,7 @@ impl Predict for Engine<'_> {
         Ok(values.into_iter().map(|(logprob, greedy)| Prediction { logprob, greedy }).collect())
     }
     fn context(&self) -> usize {
-        self.model.config.context
+        self.model.config.context.min(self.capacity())
     }
     fn capacity(&self) -> usize {
         self.acts.sizes().tokens

@@ -83,6 +83,12 @@ pub struct Requests {
 }
 
 impl Requests {
+    /// Bytes of the longest context with one of its options.
+    pub fn longest(&self) -> usize {
+        let longest = |r: &Request| r.context.len() + r.texts().iter().map(String::len).max().unwrap_or(0);
+        self.rows.iter().map(longest).max().unwrap_or(0)
+    }
+
     /// Reads and checks `path`.
     ///
     /// # Errors

@@ -70,8 +70,8 @@ impl Recipe {
     pub fn adamw(&self, schedule: &Schedule, done: u64) -> AdamW {
         AdamW {
             lr: schedule.at(done) as f32,
-            beta1: self.beta1 as f32,
-            beta2: self.beta2 as f32,
+            beta1: self.beta1,
+            beta2: self.beta2,
             eps: self.eps as f32,
             decay: self.weight_decay as f32,
             step: done + 1,

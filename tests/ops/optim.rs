@@ -41,7 +41,7 @@ fn clip_measures_the_norm() {
 
 /// Five steps of a parameter group: weights, master, m, v.
 pub(crate) fn steps(s: &Stand, dtype: DType, n: usize, same_weights: bool) -> Vec<Tensor> {
-    let (beta1, beta2, eps, decay) = (0.9f32, 0.95f32, 1e-8f32, 0.1f32);
+    let (b1, b2, eps, decay) = (0.9f64, 0.95f64, 1e-8f32, 0.1f32);
     let master = s.normal(Dense, DType::F32, 1, n, 1.0);
     let weights = if same_weights { master } else { s.blank(Dense, dtype, 1, n) };
     let [m, v] = [0, 1].map(|_| s.put(Dense, DType::F32, 1, n, &vec![0.0; n]));
@@ -51,8 +51,8 @@ pub(crate) fn steps(s: &Stand, dtype: DType, n: usize, same_weights: bool) -> Ve
         let grads = s.normal(Dense, DType::F32, 1, n, 2.0);
         let clip = clip(s, grads, 3.0, 0.5);
         let factor = s.get(clip)[1];
-        s.device.adamw(weights, master, m, v, grads, clip, AdamW { lr, beta1, beta2, eps, decay, step });
-        let [lr, b1, b2] = [lr, beta1, beta2].map(f64::from);
+        s.device.adamw(weights, master, m, v, grads, clip, AdamW { lr, beta1: b1, beta2: b2, eps, decay, step });
+        let lr = f64::from(lr);
         for (i, g) in s.get(grads).iter().enumerate() {
             let g = g * factor;
             m64[i] = b1 * m64[i] + (1.0 - b1) * g;
