@@ -250,10 +250,10 @@ fn data_knows_batches_but_no_device_and_the_backend_is_chosen_once() {
 
 #[test]
 fn an_op_has_the_same_stem_everywhere() {
+    let all = sources();
     let stems = |folder: &str| -> BTreeSet<String> {
         let of = |s: &Source| s.path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let files = sources().iter().filter(|s| s.top == folder).map(of).collect();
-        files
+        all.iter().filter(|s| s.top == folder).map(of).collect()
     };
     let mut ops = stems("ops");
     // The batch is not an op: it is the same on every device.

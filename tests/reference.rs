@@ -39,7 +39,8 @@ fn rig<'d>(device: &'d Cpu, dir: &Path) -> Rig<'d> {
     let source = Source::find(dir.to_str().unwrap()).unwrap();
     let config = source.config().unwrap();
     let tokenizer = Tokenizer::load(&source).unwrap();
-    let (engine, _) = Engine::load(device, &config, &source.checkpoint().unwrap(), DType::F32).unwrap();
+    let (engine, _) =
+        Engine::load(device, &config, &source.checkpoint().unwrap(), DType::F32, config.context).unwrap();
     let reference = serde_json::from_slice(&std::fs::read(dir.join("reference.json")).unwrap()).unwrap();
     Rig { name: source.name(), reference, config, tokenizer, engine }
 }

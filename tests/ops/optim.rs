@@ -51,7 +51,15 @@ pub(crate) fn steps(s: &Stand, dtype: DType, n: usize, same_weights: bool) -> Ve
         let grads = s.normal(Dense, DType::F32, 1, n, 2.0);
         let clip = clip(s, grads, 3.0, 0.5);
         let factor = s.get(clip)[1];
-        s.device.adamw(weights, master, m, v, grads, clip, AdamW { lr, beta1: b1, beta2: b2, eps, decay, step });
+        s.device.adamw(
+            weights,
+            master,
+            m,
+            v,
+            grads,
+            clip,
+            AdamW { lr, beta1: b1, beta2: b2, eps, decay, step },
+        );
         let lr = f64::from(lr);
         for (i, g) in s.get(grads).iter().enumerate() {
             let g = g * factor;
