@@ -89,19 +89,24 @@ pub fn ensure_space(path: &Path, bytes: u64) -> Result<()> {
         .fix("free disk space, keep fewer checkpoints, or write to another disk"))
 }
 
-/// Creates the folder `path` with its parents and proves that a file can be written in it.
-pub fn ensure_writable_dir(path: &Path) -> Result<()> {
+/// Proves that the folder `path` can be made, or written in where it is there, and leaves nothing behind.
+pub fn ensure_can_write_dir(path: &Path) -> Result<()> {
     let place = existing_ancestor(path);
     if !place.is_dir() {
         let (path, place) = (path.display(), place.display());
         return Err(Error::disk(format!("cannot create the folder {path}: {place} is not a folder"))
             .fix("choose another path, or move that file away"));
     }
+    let probe = Temp::beside(&place.join("probe"))?;
     let refused = |e: io::Error| Error::io(Kind::Disk, "write in the folder", path, &e);
-    fs::create_dir_all(path).map_err(refused)?;
-    let probe = Temp::beside(&path.join("probe"))?;
-    File::create_new(&probe.path).map_err(refused)?;
-    Ok(())
+    File::create_new(&probe.path).map(drop).map_err(refused)
+}
+
+/// Creates the folder `path` with its parents and proves that a file can be written in it.
+pub fn ensure_writable_dir(path: &Path) -> Result<()> {
+    ensure_can_write_dir(path)?;
+    fs::create_dir_all(path).map_err(|e| Error::io(Kind::Disk, "write in the folder", path, &e))?;
+    ensure_can_write_dir(path)
 }
 
 /// Removes what killed processes left in `dir`, and puts back a folder whose replacement was cut short.
@@ -362,6 +367,8 @@ mod tests {
         ensure_space(&deep, 1).unwrap();
         let e = ensure_space(&deep, u64::MAX).unwrap_err();
         assert!(e.kind == Kind::Disk && e.message.contains("18.4 EB needed"), "{e}");
+        ensure_can_write_dir(&deep).unwrap();
+        assert!(names(tmp.path()).is_empty());
         ensure_writable_dir(&deep).unwrap();
         assert!(names(&deep).is_empty());
         fs::write(tmp.path().join("file"), "").unwrap();

@@ -68,6 +68,11 @@ fn duration(text: &str) -> std::result::Result<std::time::Duration, String> {
 /// The backend that `--device` asks for.
 pub(super) fn device(name: &str, threads: usize) -> Result<Cpu> {
     match name {
+        // Starting them would take the machine's memory before the system says no.
+        "auto" | "cpu" if threads > 4096 => {
+            Err(Error::usage(format!("{threads} threads are more than the 4096 that can be asked for"))
+                .fix("lower --threads"))
+        }
         "auto" | "cpu" => Cpu::new(threads),
         other => Err(Error::usage(format!("unknown device {other:?}")).fix("this build has: auto, cpu")),
     }
@@ -225,7 +230,7 @@ fn execute(p: Prepared, go: &Go, global: &Global) -> Result<()> {
 fn check_place(out: &Path, go: &Go) -> Result<()> {
     let status = match RunDir::look(out)? {
         Found::Run(run) => run.get("status").and_then(Value::as_str).unwrap_or("unknown").to_string(),
-        Found::Nothing if go.resume.is_none() => return disk::ensure_writable_dir(out),
+        Found::Nothing if go.resume.is_none() => return disk::ensure_can_write_dir(out),
         _ => return Ok(()), // opening it says what is wrong
     };
     if go.resume.is_some() && status == Status::Finished.name() {

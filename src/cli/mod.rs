@@ -167,7 +167,7 @@ pub(crate) struct TrainFlags {
     #[arg(short, long, value_name = "DIR")]
     out: Option<String>,
     /// Seed of data order and initial weights
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
     /// Storage of weights and activations: f32, bf16 or f16 (arithmetic is f32, master weights are f32)
     #[arg(long, value_name = "DTYPE")]
@@ -255,7 +255,8 @@ impl TrainFlags {
         for assignment in &self.set {
             layers.assign(assignment)?;
         }
-        let int = |x: u64| V::Integer(x as i64);
+        // TOML has no larger numbers; what is too large for a setting is said by its own rule.
+        let int = |x: u64| V::Integer(i64::try_from(x).unwrap_or(i64::MAX));
         let text = |x: &str| V::String(x.to_string());
         let flags = [
             ("model.path", model.map(text)),

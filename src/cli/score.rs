@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 /// `flanrt score`
 #[derive(Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["requests", "text"])))]
 pub(super) struct Score {
     /// Model folder in Hugging Face layout, or `builtin`
     #[arg(value_name = "MODEL")]
@@ -26,7 +27,7 @@ pub(super) struct Score {
     #[arg(long = "model", value_name = "MODEL", conflicts_with = "model")]
     model_flag: Option<String>,
     /// Rows {"id", "context", "options": [..], "label"?} or {"id", "context", "continuation"}; .gz and .zst are fine
-    #[arg(long, value_name = "FILE.jsonl", required_unless_present = "text", conflicts_with = "text")]
+    #[arg(long, value_name = "FILE.jsonl")]
     requests: Option<PathBuf>,
     /// Plain text: mean loss, perplexity and bits per byte
     #[arg(long, value_name = "FILE")]

@@ -174,9 +174,28 @@ fn known() -> Vec<String> {
     keys
 }
 
+/// What other programs call our settings: spelling alone would not lead there.
+const ELSEWHERE: [(&str, &str); 12] = [
+    ("learning_rate", "train.lr"),
+    ("max_steps", "train.steps"),
+    ("num_epochs", "train.epochs"),
+    ("num_train_epochs", "train.epochs"),
+    ("per_device_train_batch_size", "train.batch_size"),
+    ("lr_scheduler_type", "train.schedule"),
+    ("warmup_ratio", "train.warmup"),
+    ("max_grad_norm", "train.clip"),
+    ("gradient_checkpointing", "train.recompute"),
+    ("max_seq_length", "data.seq_len"),
+    ("output_dir", "output.dir"),
+    ("save_steps", "output.save_every"),
+];
+
 /// The known name nearest to `given`, for an error message.
 fn nearest(given: &str) -> String {
     let last = |s: &str| s.rsplit('.').next().unwrap_or(s).to_string();
+    if let Some((_, ours)) = ELSEWHERE.iter().find(|(theirs, _)| *theirs == last(given)) {
+        return format!("did you mean {ours}? `flanrt config` prints every key");
+    }
     let score = |k: &String| {
         strsim::normalized_damerau_levenshtein(given, k)
             .max(strsim::normalized_damerau_levenshtein(&last(given), &last(k)) - 0.05)
@@ -294,8 +313,9 @@ impl Settings {
                 matches!(self.model.dtype, DType::F32 | DType::F16 | DType::BF16),
                 "model.dtype must be f32, bf16 or f16",
             ),
-            (t.batch_size > 0, "train.batch_size must be at least 1"),
-            (t.micro_batch > 0, "train.micro_batch must be at least 1"),
+            // Far above any use, and low enough that no size computed from them overflows.
+            ((1..=1 << 20).contains(&t.batch_size), "train.batch_size must be from 1 to 1048576"),
+            ((1..=1 << 22).contains(&t.micro_batch), "train.micro_batch must be from 1 to 4194304"),
             (t.lr.is_finite() && t.lr >= 0.0, "train.lr must be a number of at least 0"),
             (t.epochs.is_finite() && t.epochs > 0.0, "train.epochs must be more than 0"),
             (t.warmup.is_finite() && t.warmup >= 0.0, "train.warmup must be at least 0"),
@@ -310,7 +330,7 @@ impl Settings {
             (t.log_every > 0, "train.log_every must be at least 1"),
             ((0.0..=1.0).contains(&self.data.max_dropped), "data.max_dropped must be between 0 and 1"),
             ((0.0..1.0).contains(&self.data.val_split), "data.val_split must be at least 0 and below 1"),
-            (self.output.keep > 0, "output.keep must be at least 1"),
+            ((1..=1 << 20).contains(&self.output.keep), "output.keep must be from 1 to 1048576"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(Error::usage(*rule)),
@@ -331,11 +351,10 @@ impl Resolved {
                 out += &format!("{key} = {value}  # {origin}\n");
             }
         }
-        for source in self.table.get("mix").and_then(Value::as_array).into_iter().flatten() {
-            out += &format!(
-                "\n[[mix]]\n{source_text}",
-                source_text = toml::to_string(source).unwrap_or_default()
-            );
+        if let Some(mix) = self.table.get("mix").and_then(Value::as_array).filter(|mix| !mix.is_empty()) {
+            // As one table, so that a source's own tables (its map) are named as parts of the mix.
+            let mix = Table::from_iter([("mix".to_string(), Value::Array(mix.clone()))]);
+            out += &format!("\n{}", toml::to_string(&mix).unwrap_or_default());
         }
         out
     }
@@ -349,7 +368,8 @@ mod tests {
     fn precedence_and_origins() {
         let mut l = Layers::new(&[]).unwrap();
         l.parse(
-            b"[train]\nlr = 1e-5\nsteps = 5\nclip = 2\n[[mix]]\nname = \"a\"\npaths = [\"x\"]\n",
+            b"[train]\nlr = 1e-5\nsteps = 5\nclip = 2\n[[mix]]\nname = \"a\"\npaths = [\"x\"]\nmap = { input = \"{{q}}\\n\" }\n\
+              [[mix]]\nname = \"b\"\npaths = [\"y\"]\nmap = { input = \"r\" }\n",
             "f.toml",
         )
         .unwrap();
@@ -381,9 +401,13 @@ mod tests {
         let e = fails("[train]\nlearning_rte = 1\n");
         assert!(e.message.contains("train.learning_rte") && e.fix.is_some(), "{e}");
         assert!(fails("[trian]\nlr = 1\n").fix.unwrap().contains("train.lr"));
+        assert!(fails("[train]\nlearning_rate = 1\n").fix.unwrap().contains("train.lr"));
+        let keys = known();
+        assert!(ELSEWHERE.iter().all(|(_, ours)| keys.iter().any(|k| k == ours)));
         assert!(fails("[train]\nlr = = 1\n").message.starts_with("f.toml:2:6"));
         assert!(fails("[train]\nlr = \"fast\"\n").message.contains("lr"));
         assert!(fails("[train]\nbatch_size = 0\n").message.contains("batch_size"));
+        assert!(fails("[train]\nmicro_batch = 999999999999\n").message.contains("micro_batch"));
         assert!(fails("[model]\ndtype = \"f8\"\n").message.contains("f8"));
         assert!(fails("train = 3\n").message.contains("train"));
     }

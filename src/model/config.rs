@@ -203,6 +203,10 @@ impl Config {
         if !head_size.is_multiple_of(2) {
             return Err(Error::model(format!("head size {head_size} is odd: rotary embedding needs pairs")));
         }
+        let ffn = keys.count("intermediate_size", None)?;
+        let vocab = keys.count("vocab_size", None)?;
+        let context = keys.count("max_position_embeddings", Some([2048, 131_072, 32_768, 32_768][arch]))?;
+        addressable(hidden, layers, heads, head_size, ffn, vocab, context)?;
         let (rope_theta, scaling) = rope(&keys, &json)?;
         let attention_bias = keys.flag("attention_bias", false)? && (llama || qwen3);
         Ok(Self {
@@ -211,9 +215,9 @@ impl Config {
             heads,
             kv_heads,
             head_size,
-            ffn: keys.count("intermediate_size", None)?,
-            vocab: keys.count("vocab_size", None)?,
-            context: keys.count("max_position_embeddings", Some([2048, 131_072, 32_768, 32_768][arch]))?,
+            ffn,
+            vocab,
+            context,
             eps: keys.number("rms_norm_eps", Some(1e-6))? as f32,
             rope_theta,
             scaling,
@@ -233,6 +237,41 @@ impl Config {
     pub fn qkv_cols(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_size
     }
+}
+
+/// An error for sizes that no machine holds, so that nothing computed from them overflows.
+fn addressable(
+    hidden: usize,
+    layers: usize,
+    heads: usize,
+    head_size: usize,
+    ffn: usize,
+    vocab: usize,
+    context: usize,
+) -> Result<()> {
+    let limits = [
+        ("hidden_size", hidden, 1 << 24),
+        ("num_hidden_layers", layers, 1 << 12),
+        ("num_attention_heads x head_dim", heads.saturating_mul(head_size), 1 << 24),
+        ("intermediate_size", ffn, 1 << 24),
+        ("vocab_size", vocab, 1 << 28),
+        ("max_position_embeddings", context, 1 << 24),
+    ];
+    if let Some((name, value, limit)) = limits.iter().find(|(_, value, limit)| value > limit) {
+        return Err(Error::model(format!(
+            "{name} is {value}, more than the {limit} that flanrt can address"
+        )));
+    }
+    let wide = |n: usize| n as u128;
+    let block = wide(hidden) * (2 * wide(heads) * wide(head_size) + 3 * wide(ffn));
+    let parameters = wide(layers) * block + wide(vocab) * wide(hidden);
+    if parameters > 1 << 42 {
+        return Err(Error::model(format!(
+            "its sizes make {parameters} parameters, more than the {} that flanrt can address",
+            1u64 << 42
+        )));
+    }
+    Ok(())
 }
 
 /// Base and scaling of the rotary frequencies, from `rope_parameters` (transformers 5) or the older top-level keys.
@@ -384,6 +423,12 @@ mod tests {
             (serde_json::json!({"rope_scaling": 3}), "rope_scaling"),
             (serde_json::json!({"quantization_config": {}}), "quantized"),
             (serde_json::json!({"head_dim": 7}), "odd"),
+            (serde_json::json!({"vocab_size": 4_000_000_000u64}), "vocab_size"),
+            (
+                serde_json::json!({"num_attention_heads": 4_000_000_000u64, "head_dim": 4_000_000_000u64}),
+                "head_dim",
+            ),
+            (serde_json::json!({"hidden_size": 1 << 23, "intermediate_size": 1 << 23}), "parameters"),
         ] {
             let e = with(change).unwrap_err();
             assert!(e.message.contains(word), "{} lacks {word}", e.message);

@@ -168,9 +168,12 @@ impl Log {
         let mut log = Self { out: out.to_path_buf(), partial: partial.clone(), file: BufWriter::new(file) };
         log.file.seek(SeekFrom::End(0)).map_err(|e| fail(&e))?;
         if keep == 0 {
-            log.line(header)?;
+            // A log without a header says nothing: on a full disk no empty file stays behind.
+            if let Err(e) = log.line(header).and_then(|()| log.sync()) {
+                let _ = std::fs::remove_file(&partial);
+                return Err(e);
+            }
         }
-        log.sync()?;
         Ok((log, found))
     }
 

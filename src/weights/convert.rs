@@ -192,6 +192,7 @@ mod tests {
                     F32 => assert_eq!(got, v.to_le_bytes()),
                     F16 => assert_eq!(got, f16::from_f32_const(*v).to_le_bytes()),
                     BF16 => assert_eq!(got, bf16::from_f32_const(*v).to_le_bytes()),
+                    DType::U32 => unreachable!("no weights"),
                 }
             }
         }

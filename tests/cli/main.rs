@@ -1,0 +1,7 @@
+//! Does the product work? The real binary in temporary folders: real models and data where they are there, bad input with its
+//! messages and exit codes, runs that are killed and continued.
+
+mod bad_input;
+mod score;
+mod support;
+mod train;
