@@ -1,9 +1,12 @@
 //! `flanrt model info` and `flanrt model verify`.
 
 use super::Global;
+use super::finetune::device;
 use super::prepare::{count, millions};
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::ops::Batch;
+use crate::score::Engine;
 use crate::tensor::DType;
 use crate::text::Tokenizer;
 use crate::weights::{self, Source, find_non_finite};
@@ -24,10 +27,40 @@ pub(super) enum Model {
         /// Model folder, or `builtin`
         model: String,
     },
+    /// Print the logits after the last of some token ids as JSON, for comparing with other programs
+    Logits {
+        /// Model folder, or `builtin`
+        model: String,
+        /// Token ids of one sequence
+        #[arg(long, value_name = "ID", required = true, value_delimiter = ' ', num_args = 1..)]
+        ids: Vec<u32>,
+    },
+}
+
+/// The logits of the last position, in f32, with the ids that led there.
+fn logits(model: &str, ids: &[u32], global: &Global) -> Result<()> {
+    let source = Source::find(model)?;
+    let config = source.config()?;
+    if ids.len() > config.context {
+        return Err(Error::usage(format!(
+            "{} ids are more than the context of {}",
+            ids.len(),
+            config.context
+        )));
+    }
+    let device = device(global.device.as_deref().unwrap_or("auto"), global.threads.unwrap_or(0))?;
+    let (engine, _) = Engine::load(&device, &config, &source.checkpoint()?, DType::F32, ids.len())?;
+    let mut batch = Batch::default();
+    batch.push(None, ids);
+    batch.ask(ids.len() as u32 - 1, 0, 0);
+    super::print(&json!({"ids": ids, "last_logits": engine.logits(&batch)?}).to_string())
 }
 
 pub(super) fn run(c: Model, global: &Global) -> Result<()> {
-    let (Model::Info { model } | Model::Verify { model }) = &c;
+    let model = match &c {
+        Model::Logits { model, ids } => return logits(model, ids, global),
+        Model::Info { model } | Model::Verify { model } => model,
+    };
     let source = Source::find(model)?;
     let config = source.config()?;
     let file = source.checkpoint()?;
@@ -61,7 +94,7 @@ pub(super) fn run(c: Model, global: &Global) -> Result<()> {
         }
     }
     let c_ = &config;
-    let memory = |dtype| crate::score::Engine::measure(c_, dtype).used() as u64;
+    let memory = |dtype| Engine::measure(c_, dtype).used() as u64;
     if global.json {
         let info = json!({
             "name": source.name(), "architecture": c_.architecture, "parameters": count(c_), "hidden": c_.hidden,
