@@ -20,7 +20,7 @@ bench:
 	cargo bench
 
 # The base model inside the binary: text of the micro-world, a tokenizer trained on it, one pretraining run.
-# About 15 minutes on two cores. See weights/README.md.
+# About 12 minutes on two cores. See weights/README.md.
 BASE := target/base
 weights:
 	cargo build --release

@@ -104,9 +104,9 @@ fn score_batch(c: &mut Criterion) {
             let sizes = Sizes { tokens: batch.len(), asks: batch.rows.len(), chunk, train: None };
             let layout = |arena: &mut Arena| {
                 (
-                    Model::carve(&config, arena, dtype),
+                    Model::carve(&config, arena, dtype, 1024),
                     Acts::carve(&config, arena, dtype, sizes),
-                    Model::carve(&config, arena, DType::F32),
+                    Model::carve(&config, arena, DType::F32, 1024),
                 )
             };
             let (_arena, (model, acts, source)) = Arena::carve(&device, layout).expect("memory");

@@ -27,7 +27,7 @@ pub struct Arena {
     used: usize,
     limit: usize,
     entries: Vec<Entry>,
-    block: Option<Block>,
+    _block: Option<Block>,
 }
 
 impl Arena {
@@ -42,7 +42,7 @@ impl Arena {
         layout(&mut measured);
         let block = device.alloc(measured.used)?;
         let mut arena =
-            Self { base: block.addr(), limit: measured.used, block: Some(block), ..Self::default() };
+            Self { base: block.addr(), limit: measured.used, _block: Some(block), ..Self::default() };
         let parts = layout(&mut arena);
         assert_eq!(arena.used, measured.used, "a layout must take the same tensors every time");
         Ok((arena, parts))
@@ -75,10 +75,5 @@ impl Arena {
     /// Padding between tensors is part of it; it is zero and stays zero.
     pub fn span(&self, from: usize, dtype: DType) -> Tensor {
         Tensor::new(self.base + from, dtype, 1, (self.used - from) / dtype.size())
-    }
-
-    /// Whether it holds memory.
-    pub fn is_real(&self) -> bool {
-        self.block.is_some()
     }
 }

@@ -4,6 +4,7 @@
 
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// How progress is shown.
@@ -46,6 +47,11 @@ pub fn set_color(color: Color) {
 const PATIENCE: Duration = Duration::from_secs(2);
 /// At least this lies between two lines.
 const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Writes a line to stderr. A reader that went away, or a full disk behind it, must not end the work.
+pub fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
 
 /// The progress of one piece of work.
 pub struct Progress {
@@ -90,7 +96,7 @@ impl Progress {
     pub fn set(&mut self, done: u64, pairs: &[(&str, String)]) {
         let now = self.begin.elapsed();
         if let Some(line) = self.advance(now, done, pairs) {
-            eprintln!("{line}");
+            tell(&line);
         }
         if self.mode != Mode::Bar || now < PATIENCE {
             return;
@@ -108,8 +114,8 @@ impl Progress {
     /// Prints a message without tearing the bar.
     pub fn note(&self, message: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{message}")),
-            None => eprintln!("{message}"),
+            Some(bar) => bar.suspend(|| tell(message)),
+            None => tell(message),
         }
     }
 
@@ -120,7 +126,7 @@ impl Progress {
         }
         let new = self.printed.is_none_or(|(_, done)| done != self.done);
         if self.mode == Mode::Lines && new {
-            eprintln!("{}", self.line(self.begin.elapsed()));
+            tell(&self.line(self.begin.elapsed()));
         }
     }
 

@@ -83,7 +83,7 @@ impl Rig {
         let config = Config::parse(&std::fs::read(fixture(case).join(config)).unwrap(), config).unwrap();
         let sizes = Sizes { tokens: batch.len(), asks: batch.len(), chunk, train: Some(recompute) };
         let (arena, (model, grads, m, v, acts, scratch, clip)) = Arena::carve(&*device, |arena| {
-            let model = Model::carve(&config, arena, DType::F32);
+            let model = Model::carve(&config, arena, DType::F32, config.context);
             let scratch = arena.take("clip", DType::F32, 1, optim::clip_scratch(model.params.all.cols()));
             let mut params = |name| Params::carve(&config, arena, name, DType::F32);
             let (grads, m, v) = (params("grads"), params("m"), params("v"));

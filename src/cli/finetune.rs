@@ -18,7 +18,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// `flanrt finetune`
@@ -73,7 +73,11 @@ pub(super) fn device(name: &str, threads: usize) -> Result<Cpu> {
             Err(Error::usage(format!("{threads} threads are more than the 4096 that can be asked for"))
                 .fix("lower --threads"))
         }
-        "auto" | "cpu" => Cpu::new(threads),
+        "auto" | "cpu" => {
+            // Tokenising and conversion use the process's pool; it exists already where a command needs it twice.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+            Cpu::new(threads)
+        }
         other => Err(Error::usage(format!("unknown device {other:?}")).fix("this build has: auto, cpu")),
     }
 }
@@ -93,16 +97,6 @@ pub(super) fn stop_flag() -> Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, flag.clone()).map_err(failed)?;
     }
     Ok(flag)
-}
-
-/// Defaults of the run without arguments: about a minute on two cores.
-fn demo_defaults() -> Vec<(&'static str, toml::Value)> {
-    use toml::Value as V;
-    vec![
-        ("train.steps", V::Integer(super::demo::STEPS)),
-        ("train.lr", V::Float(super::demo::LR)),
-        ("train.schedule", V::String("linear".into())),
-    ]
 }
 
 /// Settings of a new run, or of the one that `--resume` names.
@@ -131,32 +125,29 @@ fn resolve(
 pub(super) fn finetune(c: Finetune, global: &Global) -> Result<()> {
     let demo =
         c.model.as_deref().is_none_or(|m| m == "builtin") && c.data.is_empty() && c.train.config.is_none();
-    let command = if demo { demo_defaults() } else { Vec::new() };
+    let command = if demo { super::prepare::demo_defaults() } else { Vec::new() };
     let resolved = resolve(&c.train, &c.go, global, &command, c.model.as_deref(), &c.data)?;
     execute(Prepared::finetune(resolved, true)?, &c.go, global)
 }
 
 pub(super) fn pretrain(mut c: Pretrain, global: &Global) -> Result<()> {
-    use toml::Value as V;
-    let command = [
-        ("data.loss", V::String("all".into())),
-        ("train.weight_decay", V::Float(0.1)),
-        ("train.beta2", V::Float(0.95)),
-        ("train.lr", V::Float(1e-3)),
-    ];
     c.train.set.extend(c.vocab_size.map(|n| format!("model.vocab_size={n}")));
-    let resolved = resolve(&c.train, &c.go, global, &command, c.model.as_deref(), &c.data)?;
+    let resolved =
+        resolve(&c.train, &c.go, global, &super::prepare::pretrain_defaults(), c.model.as_deref(), &c.data)?;
     if resolved.settings.mix.is_empty() {
         return Err(Error::usage("no text to train on").fix("flanrt pretrain MODEL TEXT..."));
     }
     execute(Prepared::pretrain(resolved)?, &c.go, global)
 }
 
-/// What the screen says, on standard error unless results are wanted as JSON there.
+/// Says a line on standard error, as `println!` would.
 macro_rules! say {
-    ($($arg:tt)*) => { eprintln!($($arg)*) };
+    ($($arg:tt)*) => { $crate::progress::tell(&format!($($arg)*)) };
 }
 pub(super) use say;
+
+/// Key of run.json: hash of everything that decides the run's numbers.
+const DECIDED_BY: &str = "decided_by";
 
 /// One run on its way: what it is made of.
 struct Run<'a> {
@@ -171,7 +162,7 @@ struct Run<'a> {
 
 fn execute(p: Prepared, go: &Go, global: &Global) -> Result<()> {
     let stop = stop_flag()?;
-    let deadline = go.max_time.map(|t| Instant::now() + t);
+    let deadline = go.max_time.and_then(|t| Instant::now().checked_add(t));
     let s = p.settings();
     let device = device(&s.run.device, s.run.threads)?;
     let parameters = count(&p.config);
@@ -190,6 +181,12 @@ fn execute(p: Prepared, go: &Go, global: &Global) -> Result<()> {
     };
     check_place(&out, go)?;
     let data = p.data(global)?;
+    if stop.load(Ordering::Relaxed) {
+        return Err(Error::new(
+            Kind::Interrupted,
+            "interrupted while the data was read: nothing was started",
+        ));
+    }
     report_data(&p, &data);
     let arena = Trainer::measure(&p.config, s.model.dtype, p.sizes()).used() as u64;
     let memory = arena + super::plan::process_bytes(device.threads());
@@ -201,9 +198,11 @@ fn execute(p: Prepared, go: &Go, global: &Global) -> Result<()> {
         s.train.total_steps(data.chosen.len()),
         s.train.batch_size
     );
-    disk::ensure_space(&out, disk_needed)?;
+    if go.resume.is_none() {
+        disk::ensure_space(&out, disk_needed)?; // a resumed run has most of it already
+    }
     let info = Info {
-        argv: std::env::args().collect(),
+        argv: std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect(),
         device: device.name(),
         threads: device.threads(),
         seed: s.train.seed,
@@ -220,24 +219,26 @@ fn execute(p: Prepared, go: &Go, global: &Global) -> Result<()> {
         Err(e) => (Status::Failed, e.exit_code(), None),
     };
     if let Err(e) = &result {
-        dir.log("error", &e.message)?;
+        // What ended the run is what matters, even if it cannot be written down.
+        let _ = dir.log("error", &e.message).and_then(|()| dir.finish(status, code, hash));
+        return result.map(|_| ());
     }
-    dir.finish(status, code, hash)?;
-    result.map(|_| ())
+    dir.finish(status, code, hash)
 }
 
 /// Refuses a place that cannot become this run's, before the data is read.
 fn check_place(out: &Path, go: &Go) -> Result<()> {
-    let status = match RunDir::look(out)? {
-        Found::Run(run) => run.get("status").and_then(Value::as_str).unwrap_or("unknown").to_string(),
-        Found::Nothing if go.resume.is_none() => return disk::ensure_can_write_dir(out),
-        _ => return Ok(()), // opening it says what is wrong
-    };
-    if go.resume.is_some() && status == Status::Finished.name() {
-        return Err(Error::usage(format!("{}: this run is finished", out.display()))
-            .fix("its model is in model/; train it further with `flanrt finetune`"));
+    match (RunDir::look(out)?, &go.resume) {
+        (Found::Nothing, None) => disk::ensure_can_write_dir(out),
+        (Found::Run(run), Some(_))
+            if run.get("status").and_then(Value::as_str) == Some(Status::Finished.name()) =>
+        {
+            Err(Error::usage(format!("{}: this run is finished", out.display()))
+                .fix("its model is in model/; train it further with `flanrt finetune`"))
+        }
+        (Found::Run(_) | Found::Foreign(_), None) => RunDir::refuse(out),
+        _ => Ok(()), // resuming says what is wrong
     }
-    Ok(())
 }
 
 fn report_data(p: &Prepared, data: &Data) {
@@ -248,6 +249,9 @@ fn report_data(p: &Prepared, data: &Data) {
     }
     for warning in &report.warnings {
         say!("warning: {warning}");
+    }
+    if p.settings().data.val_split > 0.0 && data.validation.is_empty() {
+        say!("warning: val_split leaves no row for validation");
     }
     let (tokens, targets) = (data.train.tokens(), data.train.target_tokens());
     say!(
@@ -267,10 +271,13 @@ impl Run<'_> {
     fn train(&self, dir: &mut RunDir) -> Result<String> {
         let (p, s) = (self.p, self.p.settings());
         if self.go.resume.is_none() {
-            let report = serde_json::to_value(self.data.train.report());
+            let (report, validation) = (self.data.train.report(), &self.data.validation_report);
+            let mut manifest = json!(report);
+            manifest["validation"] = json!(validation);
+            let dropped = report.dropped_rows.iter().chain(validation.iter().flat_map(|v| &v.dropped_rows));
             dir.write_config(&p.resolved.to_toml())?;
-            dir.write_data_manifest(&report.map_err(|e| Error::internal(e.to_string()))?)?;
-            dir.write_dropped(self.data.train.report().dropped_rows.iter().map(|d| json!(d)))?;
+            dir.write_data_manifest(&manifest)?;
+            dir.write_dropped(dropped.map(|d| json!(d)))?;
             let preview = self.data.preview(&p.tokenizer, 5, |text| format!("[[{text}]]"))?;
             disk::write_atomic(&dir.path().join("data/preview.txt"), preview.as_bytes())?;
         }
@@ -287,7 +294,7 @@ impl Run<'_> {
             chosen: &self.data.chosen,
             validation: &self.data.validation,
             group: &Solo,
-            decided_by,
+            resumed: self.go.resume.is_some(),
             save_every: s.output.save_every,
             keep: s.output.keep,
             stop: self.stop,
@@ -295,14 +302,20 @@ impl Run<'_> {
             progress: self.global.progress,
         };
         let finish = run::run(&mut trainer, &job, dir, state)?;
-        if finish.step < finish.total {
-            let message = format!("stopped after step {} of {}, checkpoint saved", finish.step, finish.total);
+        if finish.state.step < finish.total {
+            let message =
+                format!("stopped after step {} of {}, checkpoint saved", finish.state.step, finish.total);
             return Err(Error::new(Kind::Stopped, message)
                 .fix(format!("continue with --resume {}", dir.path().display())));
         }
         let hash = checkpoint::weights_hash(&trainer);
         let saved = dir.path().join("model");
-        save(p, &trainer, &saved, s.model.dtype)?;
+        if let Err(e) = save(p, &trainer, &saved, s.model.dtype) {
+            // The steps are done: keep them for a --resume that only has to save.
+            let fill = |dir: &Path| checkpoint::save(&trainer, &finish.state, dir);
+            let _ = dir.save_checkpoint(finish.total, s.output.keep, fill);
+            return Err(e);
+        }
         if let (Some(demo), Some(before)) = (&p.demo, &before) {
             let after = demo.score(&trainer, &p.tokenizer)?;
             dir.set("scores_after", json!(after))?;
@@ -319,14 +332,16 @@ impl Run<'_> {
         for warning in &found.warnings {
             say!("warning: {warning}");
         }
+        let known = dir.get(DECIDED_BY).and_then(Value::as_str);
+        if known.is_some_and(|known| known != decided_by) {
+            let message = format!("{}: settings or data differ from those of this run", dir.path().display());
+            return Err(Error::usage(message)
+                .fix("resume with the same command, settings and files, or start a new run"));
+        }
+        if known.is_none() {
+            dir.set(DECIDED_BY, decided_by.into())?;
+        }
         if let Some((step, path)) = &found.found {
-            if checkpoint::state(path)?.decided_by != decided_by {
-                let message =
-                    format!("{}: settings or data differ from those of this run", dir.path().display());
-                return Err(
-                    Error::usage(message).fix("resume with the same settings and files, or start a new run")
-                );
-            }
             dir.rewind(*step)?;
             say!("resume  from step {step}");
             return checkpoint::load(trainer, path);
@@ -346,8 +361,8 @@ impl Run<'_> {
             }
         }
         trainer.publish();
-        let decided_by = decided_by.to_string();
-        Ok(State { step: 0, decided_by, scaling: trainer.scaling, tokens: 0, targets: 0 })
+        let (scaling, window) = (trainer.scaling, checkpoint::Window::default());
+        Ok(State { step: 0, scaling, tokens: 0, targets: 0, window })
     }
 
     /// Stores what was planned and what was used.
@@ -374,7 +389,7 @@ impl Run<'_> {
         }
         let result = json!({
             "run": dir.path(), "steps": finish.total, "loss": finish.loss, "validation_loss": finish.validation,
-            "tokens": finish.tokens, "tokens_per_second": finish.speed, "weights_hash": hash,
+            "tokens": finish.state.tokens, "tokens_per_second": finish.speed, "weights_hash": hash,
             "scores_before": dir.get("scores_before"), "scores_after": dir.get("scores_after"),
         });
         super::print(&result.to_string())

@@ -123,9 +123,10 @@ pub fn main(args: impl Iterator<Item = std::ffi::OsString>) -> u8 {
 /// Prints an error and its fix on standard error.
 fn report(e: &Error) {
     let red = console::Style::new().for_stderr().red().bold();
-    eprintln!("{} {}", red.apply_to("error:"), e.message);
+    progress::tell(&format!("{} {}", red.apply_to("error:"), e.message));
     if let Some(fix) = &e.fix {
-        eprintln!("  {} {fix}", console::Style::new().for_stderr().bold().apply_to("fix:"));
+        let bold = console::Style::new().for_stderr().bold();
+        progress::tell(&format!("  {} {fix}", bold.apply_to("fix:")));
     }
 }
 
@@ -190,6 +191,9 @@ pub(crate) struct TrainFlags {
     /// Fraction of rows that may be unusable before it is an error
     #[arg(long, value_name = "FRACTION")]
     max_dropped: Option<f64>,
+    /// Allow texts that write the BOS token which the tokenizer also adds
+    #[arg(long)]
+    allow_double_bos: bool,
     /// Optimizer steps
     #[arg(long, value_name = "N", conflicts_with = "epochs")]
     steps: Option<u64>,
@@ -272,6 +276,7 @@ impl TrainFlags {
             ("data.seq_len", self.seq_len.map(|x| int(x as u64))),
             ("data.loss", self.loss.as_deref().map(text)),
             ("data.max_dropped", self.max_dropped.map(V::Float)),
+            ("data.allow_double_bos", self.allow_double_bos.then_some(V::Boolean(true))),
             ("train.seed", self.seed.map(int)),
             ("train.steps", self.steps.map(int).or(self.epochs.map(|_| int(0)))),
             ("train.epochs", self.epochs.map(V::Float)),

@@ -1,6 +1,6 @@
 //! `flanrt plan`: what a training run will need, from the same layout that it will carve.
 
-use super::prepare::{Prepared, count, millions};
+use super::prepare::{Prepared, count, demo_defaults, millions, pretrain_defaults};
 use super::{Global, TrainFlags};
 use crate::disk::human_bytes;
 use crate::error::Result;
@@ -44,7 +44,12 @@ pub(super) fn peak_bytes() -> Option<u64> {
 }
 
 pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
-    let resolved = c.train.resolve(&[], global, c.model.as_deref(), &c.data)?;
+    let command = match (c.pretrain, c.model.is_none() && c.data.is_empty()) {
+        (true, _) => pretrain_defaults(),
+        (false, true) => demo_defaults(),
+        (false, false) => Vec::new(),
+    };
+    let resolved = c.train.resolve(&command, global, c.model.as_deref(), &c.data)?;
     let p = match c.pretrain {
         true => Prepared::pretrain(resolved)?,
         false => Prepared::finetune(resolved, false)?,

@@ -21,6 +21,27 @@ const LOGITS: usize = 16 << 20;
 /// Stream of the validation split.
 const SPLIT: u64 = 0x5911;
 
+/// Defaults of the run without arguments: about a minute on two cores.
+pub(super) fn demo_defaults() -> Vec<(&'static str, toml::Value)> {
+    use toml::Value as V;
+    vec![
+        ("train.steps", V::Integer(super::demo::STEPS)),
+        ("train.lr", V::Float(super::demo::LR)),
+        ("train.schedule", V::String("linear".into())),
+    ]
+}
+
+/// Defaults of pretraining.
+pub(super) fn pretrain_defaults() -> Vec<(&'static str, toml::Value)> {
+    use toml::Value as V;
+    vec![
+        ("data.loss", V::String("all".into())),
+        ("train.weight_decay", V::Float(0.1)),
+        ("train.beta2", V::Float(0.95)),
+        ("train.lr", V::Float(1e-3)),
+    ]
+}
+
 /// What a run starts from.
 pub(super) enum Start {
     /// A checkpoint in Hugging Face layout.
@@ -54,6 +75,11 @@ impl Prepared {
         let tokenizer = Tokenizer::load(&source)?;
         weights::check(&source.checkpoint()?, &config)?;
         let demo = (source == Source::Builtin && resolved.settings.mix.is_empty()).then(Demo::new);
+        if demo.is_some() && !resolved.settings.data.val.is_empty() {
+            return Err(
+                Error::usage("--val is given without training files").fix("name them after the model")
+            );
+        }
         if with_data && demo.is_none() && resolved.settings.mix.is_empty() {
             return Err(Error::usage("no training data")
                 .fix("name files after the model (flanrt finetune MODEL DATA...), or [[mix]] in a configuration file"));
@@ -93,14 +119,7 @@ impl Prepared {
         tokenizer: Tokenizer,
         demo: Option<Demo>,
     ) -> Result<Self> {
-        if tokenizer.vocab_size() > config.vocab {
-            return Err(Error::model(format!(
-                "the tokenizer has ids up to {}, but the model's vocabulary has {} entries",
-                tokenizer.vocab_size() - 1,
-                config.vocab
-            ))
-            .fix("the tokenizer does not belong to these weights"));
-        }
+        check_ids(&tokenizer, &config)?;
         let asked = resolved.settings.data.seq_len;
         if asked > config.context {
             return Err(Error::usage(format!(
@@ -163,7 +182,9 @@ impl Prepared {
         };
         let mut validation = pack(&split, self.sizes().tokens);
         validation.retain(|b| !b.rows.is_empty());
-        Ok(Data { hash: train.hash().to_string(), train, chosen: order, validation })
+        let validation_report = val.as_ref().map(|v| v.report().clone());
+        let hash = format!("{} {}", train.hash(), val.as_ref().map_or("", |v| v.hash()));
+        Ok(Data { hash, train, chosen: order, validation, validation_report })
     }
 
     /// Hash of everything that decides a run's numbers.
@@ -173,7 +194,7 @@ impl Prepared {
         for free in ["log_every", "eval_every"] {
             train.as_object_mut().map(|t| t.remove(free));
         }
-        let text = json!({"train": train, "dtype": s.model.dtype, "config": self.config.json, "data": data.hash, "examples": data.chosen.len(), "seq_len": self.seq_len});
+        let text = json!({"train": train, "dtype": s.model.dtype, "config": self.config.json, "data": data.hash, "examples": data.chosen.len(), "seq_len": self.seq_len, "pretrain": matches!(self.start, Start::Random)});
         blake3::hash(text.to_string().as_bytes()).to_hex()[..32].to_string()
     }
 }
@@ -183,6 +204,8 @@ pub(super) struct Data {
     pub(super) train: Examples,
     pub(super) chosen: Vec<u32>,
     pub(super) validation: Vec<Batch>,
+    /// What became of the validation files, where there are any.
+    pub(super) validation_report: Option<data::Report>,
     hash: String,
 }
 
@@ -265,6 +288,19 @@ fn generation(source: &Source) -> Result<Option<Value>> {
     let Some(bytes) = source.get("generation_config.json")? else { return Ok(None) };
     let parsed = serde_json::from_slice(&bytes);
     parsed.map(Some).map_err(|e| Error::model(format!("{}/generation_config.json: {e}", source.place())))
+}
+
+/// Refuses a tokenizer with ids that the model does not have.
+pub(super) fn check_ids(tokenizer: &Tokenizer, config: &Config) -> Result<()> {
+    if tokenizer.vocab_size() > config.vocab {
+        return Err(Error::model(format!(
+            "the tokenizer has ids up to {}, but the model's vocabulary has {} entries",
+            tokenizer.vocab_size() - 1,
+            config.vocab
+        ))
+        .fix("the tokenizer does not belong to these weights"));
+    }
+    Ok(())
 }
 
 /// Number of parameters of a configuration.

@@ -6,15 +6,15 @@ use crate::error::{Error, Result};
 use crate::ops::Memory;
 use crate::progress::Progress;
 use crate::score::{
-    Boundary, Engine, Hooks, Predict, Requests, ScoreOptions, TextOptions, run as score_requests, score_text,
-    text,
+    Boundary, Engine, Hooks, Requests, ScoreOptions, TextOptions, run as score_requests, score_text, text,
 };
 use crate::tensor::DType;
 use crate::text::Tokenizer;
 use crate::weights::{Checkpoint, Source};
 use clap::Args;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
 
 /// `flanrt score`
 #[derive(Args)]
@@ -75,11 +75,32 @@ fn model_hash(file: &Checkpoint, config: &crate::model::Config) -> Result<String
     let mut hasher = blake3::Hasher::new();
     hasher.update(config.json.to_string().as_bytes());
     for name in file.names() {
-        if let Ok(Some(entry)) = file.get(name) {
+        if let Some(entry) = file.get(name)? {
             hasher.update(name.as_bytes()).update(entry.bytes);
+            file.release(name);
         }
     }
     Ok(hasher.finalize().to_hex()[..32].to_string())
+}
+
+/// Refuses to replace the requests, or a file that holds something else than results.
+fn check_out(out: &Path, requests: &Path) -> Result<()> {
+    if out.canonicalize().ok().is_some_and(|out| requests.canonicalize().ok() == Some(out)) {
+        return Err(
+            Error::usage(format!("--out {} is the requests file", out.display())).fix("name another file")
+        );
+    }
+    let Ok(file) = std::fs::File::open(out) else { return Ok(()) };
+    let mut first = String::new();
+    let read = std::io::BufReader::new(file).read_line(&mut first);
+    let row = serde_json::from_str::<serde_json::Value>(&first).unwrap_or_default();
+    if read.is_ok_and(|n| n == 0)
+        || row.get("id").is_some() && (row.get("options").is_some() || row.get("logprob").is_some())
+    {
+        return Ok(());
+    }
+    Err(Error::disk(format!("{} exists and does not hold results of flanrt", out.display()))
+        .fix("name another --out"))
 }
 
 pub(super) fn run(c: Score, global: &Global) -> Result<()> {
@@ -88,21 +109,23 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
     let source = Source::find(name)?;
     let config = source.config()?;
     let tokenizer = Tokenizer::load(&source)?;
-    if tokenizer.vocab_size() > config.vocab {
-        return Err(Error::model(format!(
-            "the tokenizer has ids up to {}, but the model's vocabulary has {} entries",
-            tokenizer.vocab_size() - 1,
-            config.vocab
-        ))
-        .fix("the tokenizer does not belong to these weights"));
-    }
+    super::prepare::check_ids(&tokenizer, &config)?;
     let requests = c.requests.as_deref().map(Requests::read).transpose()?;
     let text = c.text.as_deref().map(text::read_text).transpose()?;
     let stop = stop_flag()?;
     let device = device(global.device.as_deref().unwrap_or("auto"), global.threads.unwrap_or(0))?;
+    if let Some(n) = c.max_length.filter(|&n| n > config.context) {
+        return Err(Error::usage(format!(
+            "--max-length {n} is longer than the model's context of {}",
+            config.context
+        )));
+    }
+    if let (Some(out), Some(from)) = (&c.out, &c.requests) {
+        check_out(out, from)?;
+    }
     // A token holds at least a byte, but for what the tokenizer puts in front.
     let bytes = match (&requests, &text) {
-        (Some(requests), _) => requests.longest(),
+        (Some(requests), _) => requests.longest() + c.unconditional.as_ref().map_or(0, String::len),
         (None, text) => text.as_ref().map_or(0, String::len),
     };
     let longest = (bytes + 64).min(c.max_length.unwrap_or(usize::MAX));
@@ -141,7 +164,12 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
         }
     } else {
         let requests = requests.ok_or_else(|| Error::internal("neither requests nor text"))?;
-        let settings = BTreeMap::from([("dtype".to_string(), c.dtype.name().to_string())]);
+        let settings = [
+            ("dtype", c.dtype.name()),
+            ("tokenizer", tokenizer.hash()),
+            ("version", env!("CARGO_PKG_VERSION")),
+        ];
+        let settings = BTreeMap::from(settings.map(|(k, v)| (k.to_string(), v.to_string())));
         let options = ScoreOptions {
             boundary: c.boundary,
             batch_size: c.batch_size,
@@ -161,6 +189,5 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
     if let Some(p) = progress {
         p.finish();
     }
-    debug_assert!(engine.capacity() >= engine.context());
     super::print(&output)
 }

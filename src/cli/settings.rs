@@ -326,7 +326,7 @@ impl Settings {
                 (0.0..1.0).contains(&t.beta1) && (0.0..1.0).contains(&t.beta2),
                 "train.beta1 and beta2 must be in 0..1",
             ),
-            (t.eps.is_finite() && t.eps > 0.0, "train.eps must be more than 0"),
+            (t.eps.is_finite() && t.eps as f32 > 0.0, "train.eps must be more than 0 (as f32)"),
             (t.log_every > 0, "train.log_every must be at least 1"),
             ((0.0..=1.0).contains(&self.data.max_dropped), "data.max_dropped must be between 0 and 1"),
             ((0.0..1.0).contains(&self.data.val_split), "data.val_split must be at least 0 and below 1"),

@@ -12,7 +12,12 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 fn available() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+    let machine = line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024;
+    // A container may have less than its machine.
+    let group =
+        |file| std::fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse::<u64>().ok();
+    let limit = group("memory.max").zip(group("memory.current")).map(|(max, used)| max.saturating_sub(used));
+    Some(limit.map_or(machine, |limit| limit.min(machine)))
 }
 
 /// Asks the system to back the whole pages of an allocation now: memory that is not there is missed here and not in the

@@ -132,7 +132,7 @@ pub struct Acts {
     /// Residual stream: before block 0 and after each block, or two that take turns when nothing is kept.
     stream: Vec<Tensor>,
     blocks: Vec<BlockActs>,
-    /// Gradient of the residual stream, `[t, d]`; also room for gathered rows when only predicting.
+    /// Gradient of the residual stream, `[t, d]`; no rows when only predicting.
     dx: Tensor,
     back: Option<Back>,
     /// Gathered rows, their norm and their gradient, `[asks, d]`.

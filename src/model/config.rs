@@ -200,6 +200,9 @@ impl Config {
         }
         let head_default = if qwen3 { 128 } else { hidden / heads };
         let head_size = keys.count("head_dim", Some(head_default.max(1)))?;
+        if head_size > 1024 {
+            return Err(Error::model(format!("head size {head_size} is not supported, at most 1024")));
+        }
         if !head_size.is_multiple_of(2) {
             return Err(Error::model(format!("head size {head_size} is odd: rotary embedding needs pairs")));
         }
@@ -316,7 +319,7 @@ fn rope(keys: &Keys, json: &Value) -> Result<(f64, Scaling)> {
             let original = original()?;
             let context = keys.number("max_position_embeddings", Some(original))?;
             let factor = positive("factor", Some(context / original))?;
-            let mscale = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
+            let mscale = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * libm::log(factor) + 1.0 };
             let attention = match (s.number("mscale", Some(0.0))?, s.number("mscale_all_dim", Some(0.0))?) {
                 (a, b) if a != 0.0 && b != 0.0 => mscale(a) / mscale(b),
                 _ => mscale(1.0),

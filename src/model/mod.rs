@@ -18,7 +18,7 @@ pub use params::{Named, Params};
 use crate::arena::Arena;
 use crate::error::Result;
 use crate::ops::{Batch, Device};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// A model on a device: the configuration, its weights and the rotary table.
 pub struct Model {
@@ -30,16 +30,16 @@ pub struct Model {
 }
 
 impl Model {
-    /// Takes the weights' place from `arena` in `dtype`.
-    pub fn carve(config: &Config, arena: &mut Arena, dtype: crate::tensor::DType) -> Self {
+    /// Takes the weights' place from `arena` in `dtype`, for sequences of at most `longest` tokens.
+    pub fn carve(config: &Config, arena: &mut Arena, dtype: DType, longest: usize) -> Self {
         let params = Params::carve(config, arena, "weights", dtype);
-        let rope = arena.take("rope table", crate::tensor::DType::F32, config.context, config.head_size);
+        let rope = arena.take("rope table", DType::F32, longest.min(config.context), config.head_size);
         Self { config: config.clone(), params, rope }
     }
 
     /// Fills the rotary table. To be called once, on a real arena.
     pub fn prepare(&self, device: &dyn Device) {
-        device.write(self.rope, bytemuck::cast_slice(&rope::table(&self.config)));
+        rope::fill(device, &self.config, self.rope);
     }
 
     /// Runs the blocks; the residual stream after the last is in `acts`.
@@ -85,7 +85,7 @@ impl Model {
 
     /// Checks `batch` and puts it at its fixed place on the device.
     pub fn upload(&self, device: &dyn Device, acts: &Acts, batch: &Batch) -> Result<Input> {
-        batch.check(self.config.vocab, self.config.context)?;
+        batch.check(self.config.vocab, self.rope.rows())?;
         Ok(acts.upload(device, batch))
     }
 

@@ -4,6 +4,8 @@
 //! cosine itself is taken in f64 (by `libm`, the same on every machine).
 
 use super::config::{Config, Scaling};
+use crate::ops::Device;
+use crate::tensor::Tensor;
 
 /// The `k / 2` inverse frequencies and the factor on cosines and sines.
 fn frequencies(c: &Config) -> (Vec<f32>, f64) {
@@ -52,14 +54,53 @@ fn frequencies(c: &Config) -> (Vec<f32>, f64) {
     }
 }
 
-/// The table `[context, k]`: for each position `k / 2` cosines, then `k / 2` sines.
-pub(super) fn table(c: &Config) -> Vec<f32> {
+/// Fills `table [positions, k]`: for each position `k / 2` cosines, then `k / 2` sines.
+pub(super) fn fill(device: &dyn Device, c: &Config, table: Tensor) {
+    /// Rows made at a time.
+    const ROWS: usize = 1024;
     let (frequencies, attention) = frequencies(c);
-    let row = |position: usize| {
-        let angle = |f: &f32| f64::from(position as f32 * f);
-        let cos = frequencies.iter().map(move |f| (libm::cos(angle(f)) * attention) as f32);
-        let sin = frequencies.iter().map(move |f| (libm::sin(angle(f)) * attention) as f32);
-        cos.chain(sin).collect::<Vec<_>>()
-    };
-    (0..c.context).flat_map(row).collect()
+    for first in (0..table.rows()).step_by(ROWS) {
+        let rows = first..table.rows().min(first + ROWS);
+        let mut values = Vec::with_capacity(rows.len() * table.cols());
+        for position in rows.clone() {
+            let angle = |f: &f32| f64::from(position as f32 * f);
+            values.extend(frequencies.iter().map(|f| (libm::cos(angle(f)) * attention) as f32));
+            values.extend(frequencies.iter().map(|f| (libm::sin(angle(f)) * attention) as f32));
+        }
+        device.write(table.slice_rows(rows), bytemuck::cast_slice(&values));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// Frequencies of models as published, computed by transformers (tests/fixtures/make.py).
+    #[test]
+    fn frequencies_are_those_of_transformers() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/rope.json");
+        let file: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let list = file.as_array().unwrap();
+        assert!(list.len() >= 10);
+        for case in list {
+            let mut config = case.clone();
+            config["architectures"] = serde_json::json!(["LlamaForCausalLM"]);
+            for key in ["num_hidden_layers", "intermediate_size", "vocab_size"] {
+                config[key] = 8.into();
+            }
+            let config = Config::parse(config.to_string().as_bytes(), "rope.json").unwrap();
+            let (got, attention) = frequencies(&config);
+            let want: Vec<f64> =
+                case["inv_freq"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+            assert_eq!(got.len(), want.len());
+            for (g, w) in got.iter().zip(&want) {
+                assert!((f64::from(*g) / w - 1.0).abs() < 1e-6, "{case}: {g} is not {w}");
+            }
+            assert!(
+                (attention - case["attention_factor"].as_f64().unwrap()).abs() < 1e-9,
+                "{case}: {attention}"
+            );
+        }
+    }
 }

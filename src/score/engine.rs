@@ -29,7 +29,7 @@ fn sizes(config: &Config, longest: usize) -> Sizes {
 }
 
 fn layout(config: &Config, dtype: DType, longest: usize, arena: &mut Arena) -> (Model, Acts) {
-    let model = Model::carve(config, arena, dtype);
+    let model = Model::carve(config, arena, dtype, sizes(config, longest).tokens);
     let acts = Acts::carve(config, arena, dtype, sizes(config, longest));
     (model, acts)
 }

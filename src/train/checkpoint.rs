@@ -15,14 +15,26 @@ use std::path::Path;
 pub struct State {
     /// Steps done.
     pub step: u64,
-    /// Hash of everything that decides the run's numbers: settings, data, model.
-    pub decided_by: String,
     /// f16's loss scale.
     pub scaling: Scaling,
     /// Tokens seen so far.
     pub tokens: u64,
     /// Target tokens among them.
     pub targets: u64,
+    /// Sums since the last log line, so that the next one is that of the uninterrupted run.
+    #[serde(default)]
+    pub window: Window,
+}
+
+/// Sums over the steps since the last log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    /// Loss over all targets, nats.
+    pub loss: f64,
+    /// Targets.
+    pub targets: u64,
+    /// Updates left out because f16 gradients overflowed.
+    pub skipped: u64,
 }
 
 /// Bytes that a checkpoint of `parameters` parameters takes on disk, about.

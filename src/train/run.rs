@@ -1,6 +1,6 @@
 //! The training loop: steps, validation, logging, checkpoints, stopping.
 
-use super::checkpoint::{self, State};
+use super::checkpoint::{self, State, Window};
 use super::events::EventWriter;
 use super::recipe::Recipe;
 use super::rundir::RunDir;
@@ -26,8 +26,8 @@ pub struct Job<'a> {
     pub validation: &'a [Batch],
     /// With whom.
     pub group: &'a dyn Group,
-    /// Hash of everything that decides the numbers.
-    pub decided_by: String,
+    /// Whether it continues an earlier run.
+    pub resumed: bool,
     /// Steps between checkpoints; 0: only when stopped.
     pub save_every: u64,
     /// Checkpoints kept.
@@ -43,27 +43,16 @@ pub struct Job<'a> {
 /// How a run went.
 #[derive(Clone, Debug)]
 pub struct Finish {
-    /// Steps done.
-    pub step: u64,
+    /// Where it stands.
+    pub state: State,
     /// All steps of the run.
     pub total: u64,
     /// Validation loss before the first step and after the last, where there is validation.
     pub validation: Option<(f64, f64)>,
     /// Mean loss of the last log line.
     pub loss: f64,
-    /// Tokens seen.
-    pub tokens: u64,
     /// Tokens per second over this process's steps.
     pub speed: f64,
-}
-
-/// Sums since the last log line.
-#[derive(Default)]
-struct Window {
-    loss: f64,
-    targets: u64,
-    tokens: u64,
-    skipped: u64,
 }
 
 /// Mean loss over the asks of `batches`.
@@ -81,21 +70,21 @@ pub fn run(trainer: &mut Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, mut state
     let schedule = job.recipe.schedule(total);
     let order = Order::new(job.recipe.seed, job.chosen.len());
     let mut events = EventWriter::create(dir.path())?;
-    if state.step > 0 {
-        events.restarted_at(state.step)?;
+    if job.resumed {
+        events.restarted_at(state.step + 1)?;
     }
     let mut progress = Progress::new(job.progress, "train", total, "step");
     progress.set(state.step, &[]);
     let first = first_validation(trainer, job, dir, &mut events, state.step)?;
     let (begun, before) = (Instant::now(), state.tokens);
-    let (mut window, mut since, mut loss) = (Window::default(), Instant::now(), f64::NAN);
+    let (mut since, mut timed, mut loss) = (Instant::now(), 0, f64::NAN);
     let mut last_validation = first;
     while state.step < total {
         if job.stop.load(Ordering::Relaxed) || job.deadline.is_some_and(|d| Instant::now() >= d) {
             save(trainer, job, dir, &mut state)?;
             break;
         }
-        let batches = batches(job, &order, state.step);
+        let batches = batches(job, &order, state.step, trainer.sizes().tokens);
         let how = job.recipe.adamw(&schedule, state.step);
         let id = |owner: u32| job.examples.get(owner as usize).id.to_string();
         let outcome = trainer.step(&batches, job.group, &how, job.recipe.clip as f32, &id);
@@ -104,14 +93,15 @@ pub fn run(trainer: &mut Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, mut state
         state.step += 1;
         state.tokens += tokens;
         state.targets += outcome.targets;
+        timed += tokens;
+        let window = &mut state.window;
         window.loss += outcome.loss_sum;
         window.targets += outcome.targets;
-        window.tokens += tokens;
         window.skipped += u64::from(outcome.skipped);
         let due = |every: u64| every > 0 && state.step.is_multiple_of(every);
         if due(job.recipe.log_every) || state.step == total {
             loss = window.loss / window.targets.max(1) as f64;
-            let speed = window.tokens as f64 / since.elapsed().as_secs_f64();
+            let speed = timed as f64 / since.elapsed().as_secs_f64();
             let mut line = record(
                 state.step,
                 &[("loss", loss), ("lr", f64::from(how.lr)), ("grad_norm", f64::from(outcome.norm))],
@@ -137,17 +127,18 @@ pub fn run(trainer: &mut Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, mut state
                 ("tok_s", format!("{speed:.0}")),
             ];
             progress.set(state.step, &pairs);
-            (window, since) = (Window::default(), Instant::now());
+            state.window = Window::default();
+            (since, timed) = (Instant::now(), 0);
         }
         if !job.validation.is_empty() && (due(job.recipe.eval_every) || state.step == total) {
             let value = validation(trainer, job, dir, &mut events, state.step)?;
             progress.note(&format!("step {}: validation loss {value:.4}", state.step));
             last_validation = Some(value);
-            since = Instant::now();
+            (since, timed) = (Instant::now(), 0);
         }
         if due(job.save_every) && state.step < total {
             save(trainer, job, dir, &mut state)?;
-            since = Instant::now();
+            (since, timed) = (Instant::now(), 0);
         }
     }
     if state.step == total && job.save_every > 0 {
@@ -157,17 +148,16 @@ pub fn run(trainer: &mut Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, mut state
     progress.finish();
     let seconds = begun.elapsed().as_secs_f64().max(1e-9);
     Ok(Finish {
-        step: state.step,
         total,
         validation: first.zip(last_validation),
         loss,
-        tokens: state.tokens,
         speed: (state.tokens - before) as f64 / seconds,
+        state,
     })
 }
 
 /// The micro-batches of the step after `done` steps: this rank's share of the step's examples.
-fn batches(job: &Job<'_>, order: &Order, done: u64) -> Vec<Batch> {
+fn batches(job: &Job<'_>, order: &Order, done: u64, capacity: usize) -> Vec<Batch> {
     let size = job.recipe.batch_size as u64;
     let mine = (0..size).filter(|i| *i % job.group.size() as u64 == job.group.rank() as u64);
     let picked: Vec<_> = mine
@@ -176,7 +166,7 @@ fn batches(job: &Job<'_>, order: &Order, done: u64) -> Vec<Batch> {
             (example, job.examples.get(example as usize))
         })
         .collect();
-    pack(&picked, job.recipe.micro_batch)
+    pack(&picked, capacity)
 }
 
 fn record(step: u64, values: &[(&str, f64)]) -> Map<String, Value> {
@@ -209,12 +199,13 @@ fn first_validation(
     if job.validation.is_empty() {
         return Ok(None);
     }
-    if step == 0 {
+    let known = dir.get("first_validation_loss").and_then(Value::as_f64);
+    if known.is_none() && step == 0 {
         let value = validation(trainer, job, dir, events, 0)?;
         dir.set("first_validation_loss", json!(value))?;
         return Ok(Some(value));
     }
-    Ok(dir.get("first_validation_loss").and_then(Value::as_f64))
+    Ok(known)
 }
 
 /// Saves a checkpoint, unless the step has one.
@@ -222,7 +213,6 @@ fn save(trainer: &Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, state: &mut Stat
     if dir.checkpoints()?.last().is_some_and(|(step, _)| *step == state.step) {
         return Ok(());
     }
-    state.decided_by.clone_from(&job.decided_by);
     state.scaling = trainer.scaling;
     dir.save_checkpoint(state.step, job.keep, |dir| checkpoint::save(trainer, state, dir))?;
     Ok(())

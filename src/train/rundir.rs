@@ -120,8 +120,8 @@ impl RunDir {
         Ok(Found::Nothing)
     }
 
-    /// Starts a new run in `path`, which must be empty or not there.
-    pub fn create(path: &Path, info: &Info) -> Result<Self> {
+    /// The error of starting a new run in `path` where there is something already.
+    pub fn refuse(path: &Path) -> Result<()> {
         let at = path.display();
         match Self::look(path)? {
             Found::Nothing => {}
@@ -140,6 +140,12 @@ impl RunDir {
                 .fix("give another --out"));
             }
         }
+        Ok(())
+    }
+
+    /// Starts a new run in `path`, which must be empty or not there.
+    pub fn create(path: &Path, info: &Info) -> Result<Self> {
+        Self::refuse(path)?;
         let run = json!({
             "schema_version": 1,
             "argv": info.argv,

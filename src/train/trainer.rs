@@ -70,7 +70,7 @@ struct Parts {
 }
 
 fn layout(config: &Config, dtype: DType, sizes: Sizes, arena: &mut Arena) -> Parts {
-    let model = Model::carve(config, arena, dtype);
+    let model = Model::carve(config, arena, dtype, sizes.tokens);
     let master = match dtype {
         DType::F32 => model.params.clone(),
         _ => Params::carve(config, arena, "master weights", DType::F32),
@@ -129,7 +129,7 @@ impl<'d> Trainer<'d> {
         }
     }
 
-    /// One step on `batches`. A loss or gradient that is not finite is an error that names `ids(owner)`; the weights are
+    /// One step on `batches`. A loss or gradient that is not finite is an error that names `id(owner)`; the weights are
     /// then those before the step.
     pub fn step(
         &mut self,
