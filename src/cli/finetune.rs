@@ -244,8 +244,13 @@ fn check_place(out: &Path, go: &Go) -> Result<()> {
 fn report_data(p: &Prepared, data: &Data) {
     let report = data.train.report();
     for source in &report.sources {
-        let place = source.files.first().map_or(String::new(), |f| format!("  {}", f.path));
-        say!("data    {}  {}  {} rows{place}", source.name, source.shape, source.read);
+        let mut line = format!("data    {}  {} rows", source.name, source.read);
+        for part in [Some(&source.shape), source.files.first().map(|f| &f.path)].into_iter().flatten() {
+            if !part.is_empty() {
+                line += &format!("  {part}");
+            }
+        }
+        say!("{line}");
     }
     for warning in &report.warnings {
         say!("warning: {warning}");
