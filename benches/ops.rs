@@ -196,7 +196,6 @@ fn rows(c: &mut Criterion) {
         bench(c, "embed_fwd", &case, bytes(&[x, x]), || dev.embed_fwd(x, table, tokens));
         bench(c, "embed_bwd", &case, bytes(&[copy, copy, x]), || dev.embed_bwd(dtable, x, tokens));
         bench(c, "convert", &case, bytes(&[copy, x]), || dev.convert(copy, x));
-        bench(c, "add", &case, bytes(&[z, y, x]), || dev.add(z, y, x));
         bench(c, "gather_rows", &case, bytes(&[some, some]), || dev.gather_rows(some, x, half));
         bench(c, "scatter_rows", &case, bytes(&[x, some]), || dev.scatter_rows(x, some, half));
         bench(c, "sum_rows", &case, bytes(&[x]), || dev.sum_rows(dw, x));

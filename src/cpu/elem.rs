@@ -1,6 +1,6 @@
 //! Conversions, gathers, sums of rows.
 
-use super::rows::{indices, load, shape, store, view, with_buffers};
+use super::rows::{indices, shape, store, view, with_buffers};
 use super::{Cpu, rows_for, simd};
 use crate::ops::elem::Elem;
 use crate::tensor::Tensor;
@@ -18,20 +18,6 @@ impl Elem for Cpu {
             with_buffers([x.cols()], |[line]| {
                 for r in rows {
                     store(y, r, 0, view(line, x, r, 0, x.cols()));
-                }
-            });
-        });
-    }
-
-    fn add(&self, y: Tensor, a: Tensor, b: Tensor) {
-        shape!(a, y.rows(), y.cols());
-        shape!(b, y.rows(), y.cols());
-        self.blocks(y.rows(), rows_for(y.cols(), 1 << 14), |rows| {
-            with_buffers([y.cols(), y.cols()], |[sum, line]| {
-                for r in rows {
-                    load(sum, a, r, 0);
-                    simd::add(sum, view(line, b, r, 0, y.cols()));
-                    store(y, r, 0, sum);
                 }
             });
         });

@@ -6,8 +6,6 @@ use crate::tensor::Tensor;
 pub trait Elem {
     /// `y = x`, converted to `y`'s dtype (round to nearest even). Same shape.
     fn convert(&self, y: Tensor, x: Tensor);
-    /// `y = a + b`, all `[t, d]`; `y` may be `a` or `b`.
-    fn add(&self, y: Tensor, a: Tensor, b: Tensor);
     /// `y[i] = x[index[i]]`; `y [r, d]`, `x [t, d]`, `index [1, r]` u32.
     fn gather_rows(&self, y: Tensor, x: Tensor, index: Tensor);
     /// Backward of `gather_rows`: sets `dx [t, d]` to the sums of `dy [r, d]` by `index` (ascending), 0 elsewhere.

@@ -32,7 +32,6 @@ pub struct Tokenizer {
     prefix: Vec<u32>,
     bos: Option<u32>,
     eos: Option<u32>,
-    eos_text: Option<String>,
     stop: Vec<u32>,
     vocab: usize,
     special: HashSet<u32>,
@@ -113,10 +112,9 @@ impl Tokenizer {
         let mut hasher = blake3::Hasher::new();
         hasher.update(main).update(format!("|{bos:?}|{eos:?}|{prefix:?}").as_bytes());
         let hash = hasher.finalize().to_hex()[..16].to_owned();
-        let eos_text = text(eos);
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, t)| t.special).map(|(&id, _)| id).collect();
-        Ok(Self { inner, prefix, bos, eos, eos_text, stop, vocab, special, hash, chat, files: found })
+        Ok(Self { inner, prefix, bos, eos, stop, vocab, special, hash, chat, files: found })
     }
 
     /// The ids that the post-processor puts in front of every text: BOS, mostly, or nothing.
@@ -161,11 +159,6 @@ impl Tokenizer {
     /// The id of the token that ends a text, where the model has one.
     pub fn eos(&self) -> Option<u32> {
         self.eos
-    }
-
-    /// The end token as text.
-    pub fn eos_text(&self) -> Option<&str> {
-        self.eos_text.as_deref()
     }
 
     /// The ids at which generation stops.
@@ -398,7 +391,7 @@ pub(crate) mod tests {
             }
         }
         let tok = Tokenizer::load(&folder(&dir.join("models/stories260K"))).unwrap();
-        assert_eq!((tok.stop_ids(), tok.eos_text()), (&[1, 2][..], Some("</s>")));
+        assert_eq!(tok.stop_ids(), &[1, 2]);
         assert_eq!(tok.files().iter().map(|f| f.0.as_str()).collect::<Vec<_>>(), FILES[..2]);
     }
 

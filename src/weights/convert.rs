@@ -3,7 +3,6 @@
 //! Works on bytes, because tensors in a file start at any address. Rounding is to nearest, ties to even; an f32 too
 //! large for f16 becomes infinite. The result does not depend on the number of threads.
 
-use super::Entry;
 use crate::tensor::DType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -13,11 +12,6 @@ use rayon::prelude::*;
 const BLOCK: usize = 1024;
 /// Elements per unit of parallel work: enough to pay for handing it out.
 const CHUNK: usize = 64 * BLOCK;
-
-/// Writes the elements of `entry` as `to` into `out`, whose length must be that of as many elements.
-pub fn convert(entry: &Entry<'_>, to: DType, out: &mut [u8]) {
-    convert_bytes(entry.bytes, entry.dtype, to, out);
-}
 
 /// Writes the elements of `src`, stored as `from`, as `to` into `out`. Both must hold equally many elements.
 pub fn convert_bytes(src: &[u8], from: DType, to: DType, out: &mut [u8]) {

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 /// If `bytes` are a Git LFS pointer instead of the content of `path`: the error that says so.
-pub fn lfs_pointer(path: &Path, bytes: &[u8]) -> Option<Error> {
+pub(super) fn lfs_pointer(path: &Path, bytes: &[u8]) -> Option<Error> {
     let text = std::str::from_utf8(bytes.get(..bytes.len().min(1024))?).ok()?;
     let pointer = text.strip_prefix("version https://git-lfs")?;
     let size = pointer.lines().find_map(|line| line.strip_prefix("size ")?.trim().parse::<u64>().ok());

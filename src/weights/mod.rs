@@ -10,8 +10,7 @@ pub mod read;
 pub mod save;
 mod source;
 
-pub use convert::{convert, convert_bytes, find_non_finite};
-pub use diagnose::lfs_pointer;
+pub use convert::{convert_bytes, find_non_finite};
 pub use load::{Account, check, load};
 pub use read::{Checkpoint, Entry};
 pub use save::{MAX_SHARD_BYTES, Tensor, save_model, write_file};

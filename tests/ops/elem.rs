@@ -31,23 +31,6 @@ fn convert_rounds_to_nearest_even() {
     }
 }
 
-#[test]
-fn add_sums_also_in_place() {
-    for (dtype, (rows, cols)) in DTYPES.iter().flat_map(|&d| SHAPES.map(|shape| (d, shape))) {
-        for place in 0..3 {
-            everywhere("add", |s| {
-                let a = s.normal(Strided, dtype, rows, cols, 1.0);
-                let b = s.normal(Dense, dtype, rows, cols, 1.0);
-                let want: Vec<f64> = s.get(a).iter().zip(s.get(b)).map(|(a, b)| a + b).collect();
-                let y = [s.blank(Strided, dtype, rows, cols), a, b][place];
-                s.device.add(y, a, b);
-                s.close("add", 0.0, y, || want);
-                vec![y]
-            });
-        }
-    }
-}
-
 /// Ascending rows with repeats and gaps.
 fn rows_of(t: usize) -> Vec<u32> {
     (0..t as u32).flat_map(|r| std::iter::repeat_n(r, [1, 0, 3, 0, 1][r as usize % 5])).collect()
