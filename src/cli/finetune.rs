@@ -244,13 +244,10 @@ fn check_place(out: &Path, go: &Go) -> Result<()> {
 fn report_data(p: &Prepared, data: &Data) {
     let report = data.train.report();
     for source in &report.sources {
-        let mut line = format!("data    {}  {} rows", source.name, source.read);
-        for part in [Some(&source.shape), source.files.first().map(|f| &f.path)].into_iter().flatten() {
-            if !part.is_empty() {
-                line += &format!("  {part}");
-            }
-        }
-        say!("{line}");
+        let rows = format!("{} rows", source.read);
+        let place = source.files.first().map_or("", |f| &f.path);
+        let parts = [&source.name, &source.shape, &rows, place].map(|s| s as &str);
+        say!("data    {}", parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  "));
     }
     for warning in &report.warnings {
         say!("warning: {warning}");

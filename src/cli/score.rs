@@ -90,7 +90,7 @@ fn check_out(out: &Path, requests: &Path) -> Result<()> {
             Error::usage(format!("--out {} is the requests file", out.display())).fix("name another file")
         );
     }
-    let Ok(file) = std::fs::File::open(out) else { return Ok(()) };
+    let Some(file) = std::fs::File::open(out).ok().filter(|_| out.is_file()) else { return Ok(()) };
     let mut first = String::new();
     let read = std::io::BufReader::new(file).read_line(&mut first);
     let row = serde_json::from_str::<serde_json::Value>(&first).unwrap_or_default();

@@ -201,7 +201,9 @@ impl Config {
         let head_default = if qwen3 { 128 } else { hidden / heads };
         let head_size = keys.count("head_dim", Some(head_default.max(1)))?;
         if head_size > 1024 {
-            return Err(Error::model(format!("head size {head_size} is not supported, at most 1024")));
+            return Err(Error::model(format!(
+                "head size (head_dim) {head_size} is not supported, at most 1024"
+            )));
         }
         if !head_size.is_multiple_of(2) {
             return Err(Error::model(format!("head size {head_size} is odd: rotary embedding needs pairs")));
@@ -431,7 +433,10 @@ mod tests {
                 serde_json::json!({"num_attention_heads": 4_000_000_000u64, "head_dim": 4_000_000_000u64}),
                 "head_dim",
             ),
-            (serde_json::json!({"hidden_size": 1 << 23, "intermediate_size": 1 << 23}), "parameters"),
+            (
+                serde_json::json!({"hidden_size": 1 << 23, "intermediate_size": 1 << 23, "head_dim": 8}),
+                "parameters",
+            ),
         ] {
             let e = with(change).unwrap_err();
             assert!(e.message.contains(word), "{} lacks {word}", e.message);
