@@ -1,6 +1,6 @@
 # `make check` is what a change must pass; `make weights` makes the embedded model again.
 
-.PHONY: check fmt clippy test docs bench weights
+.PHONY: check fmt clippy test docs bench fuzz weights
 
 check: fmt clippy test docs
 
@@ -18,6 +18,10 @@ docs:
 
 bench:
 	cargo bench
+
+# Ten minutes for each parser of untrusted bytes; needs cargo-fuzz and a nightly compiler (or RUSTC_BOOTSTRAP=1).
+fuzz:
+	for target in requests data config; do cargo fuzz run $$target -- -max_total_time=600 -max_len=4096 || exit 1; done
 
 # The base model inside the binary: text of the micro-world, a tokenizer trained on it, one pretraining run.
 # About 12 minutes on two cores. See weights/README.md.
