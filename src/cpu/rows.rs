@@ -25,7 +25,7 @@ pub(super) unsafe fn slice<'a, T>(x: Tensor, r: usize, c: usize, len: usize) -> 
     unsafe { std::slice::from_raw_parts((x.addr() as *const T).add(r * x.stride() + c), len) }
 }
 
-/// As [`slice`], to write.
+/// As `slice`, to write.
 ///
 /// # Safety
 /// As for `slice`, and nobody else touches these elements meanwhile.

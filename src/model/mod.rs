@@ -1,4 +1,4 @@
-//! The model: one forward and one hand-written backward pass for the LLaMA family, over any [`Device`](crate::ops::Device).
+//! The model: one forward and one hand-written backward pass for the LLaMA family, over any [`Device`].
 //!
 //! Nothing here knows about files, text or a particular device. Parameters, gradients and optimizer moments are the same
 //! type ([`Params`]) carved from different arenas.
