@@ -136,7 +136,7 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
         out.push_str(before);
-        let Some(end) = tag.find("%}") else {
+        let Some(end) = tag[2..].find("%}").map(|at| at + 2) else {
             rest = tag;
             break;
         };
@@ -250,6 +250,14 @@ mod tests {
         let (text, spans) = ChatTemplate::new(source, "<s>", "</s>")?.render_spans(messages)?;
         let said = spans.into_iter().map(|s| text[s].to_owned()).collect();
         Ok((text, said))
+    }
+
+    #[test]
+    fn broken_tags_are_errors() {
+        // The second was found by fuzzing: the sign that opens a tag is not also its end.
+        for source in ["{%", "{%}", "{%-%}", "{% generation", "{%}%}"] {
+            assert!(ChatTemplate::new(source, "<s>", "</s>").is_err(), "{source}");
+        }
     }
 
     #[test]
