@@ -9,7 +9,7 @@ use crate::ops::Batch;
 use crate::score::Engine;
 use crate::tensor::DType;
 use crate::text::Tokenizer;
-use crate::weights::{self, Source, find_non_finite};
+use crate::weights::{self, Source};
 use clap::Subcommand;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -74,18 +74,10 @@ pub(super) fn run(c: Model, global: &Global) -> Result<()> {
     }
     if matches!(c, Model::Verify { .. }) {
         for name in &account.used {
-            let entry = file.get(name)?.filter(|e| find_non_finite(e.bytes, e.dtype).is_some());
-            if let Some(entry) = entry {
-                return Err(Error::model(format!(
-                    "{}: {name} holds a value that is not finite",
-                    source.name()
-                ))
-                .fix(format!(
-                    "the checkpoint is damaged ({} elements of {})",
-                    entry.bytes.len() / entry.dtype.size(),
-                    entry.dtype.name()
-                )));
+            if let Some(entry) = file.get(name)? {
+                weights::check_finite(&entry).map_err(|e| e.at(source.name()))?;
             }
+            file.release(name);
         }
         if let Source::Dir(dir) = &source
             && dir.join(disk::MANIFEST).exists()

@@ -127,12 +127,18 @@ pub fn load(file: &Checkpoint, config: &Config, device: &dyn Device, params: &Pa
     Ok(account)
 }
 
-/// One tensor, row block by row block.
-fn copy(device: &dyn Device, to: Tensor, entry: &Entry<'_>, buffer: &mut Vec<u8>) -> Result<()> {
+/// Refuses a tensor that holds a NaN or an infinity, naming the first.
+pub fn check_finite(entry: &Entry<'_>) -> Result<()> {
     if let Some(i) = find_non_finite(entry.bytes, entry.dtype) {
         return Err(Error::model(format!("{} holds a value that is not finite (element {i})", entry.name))
             .fix("the checkpoint is damaged or its training diverged"));
     }
+    Ok(())
+}
+
+/// One tensor, row block by row block.
+fn copy(device: &dyn Device, to: Tensor, entry: &Entry<'_>, buffer: &mut Vec<u8>) -> Result<()> {
+    check_finite(entry)?;
     let row = entry.bytes.len() / to.rows();
     let step = (CHUNK / row.max(1)).clamp(1, to.rows());
     for first in (0..to.rows()).step_by(step) {

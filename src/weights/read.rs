@@ -19,6 +19,7 @@ const INDEX: &str = "model.safetensors.index.json";
 ///
 /// The files must not be changed in place while this lives (the system would kill the process for reading past a
 /// shortened one); replacing them by rename, as flanrt does, is fine.
+#[derive(Default)]
 pub struct Checkpoint {
     files: Vec<Mapped>,
     tensors: BTreeMap<String, Place>,
@@ -59,7 +60,7 @@ struct Place {
 impl Checkpoint {
     /// Opens `model.safetensors` in `dir` or, if there is none, the shards of `model.safetensors.index.json`.
     pub fn open(dir: &Path) -> Result<Self> {
-        let mut opened = Self { files: Vec::new(), tensors: BTreeMap::new(), aliases: BTreeMap::new() };
+        let mut opened = Self::default();
         let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
         if single.exists() {
             opened.add(map(single)?)?;
@@ -75,14 +76,14 @@ impl Checkpoint {
 
     /// Opens the one file `path`.
     pub fn open_file(path: &Path) -> Result<Self> {
-        let mut opened = Self { files: Vec::new(), tensors: BTreeMap::new(), aliases: BTreeMap::new() };
+        let mut opened = Self::default();
         opened.add(map(path.to_path_buf())?)?;
         Ok(opened)
     }
 
     /// A checkpoint that lies in the program.
     pub fn from_static(bytes: &'static [u8]) -> Result<Self> {
-        let mut opened = Self { files: Vec::new(), tensors: BTreeMap::new(), aliases: BTreeMap::new() };
+        let mut opened = Self::default();
         opened.add(Mapped { path: "(built in)".into(), bytes: Bytes::Static(bytes) })?;
         Ok(opened)
     }
