@@ -118,18 +118,18 @@ impl Cuda {
 fn load_images(gpu: &Gpu) -> Result<Vec<Module>> {
     let load = |image: &Image| {
         Module::load(image.bytes).map_err(|code| match (image.is_code(), code) {
-            (false, _) => Error::device(
+            (false, _) if ARCHS.is_empty() => Error::device(
                 "built without CUDA kernels: no nvcc was used when this binary was compiled",
             )
             .fix("run `make cuda-toolkit` and build again with `cargo build --release`, or use --device cpu"),
-            (true, sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU) => Error::device(format!(
+            (false, _) | (_, sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU) => Error::device(format!(
                 "this build has kernels for {}; {} needs sm_{}",
                 ARCHS.join(", "),
                 gpu.name,
                 gpu.capability
             ))
             .fix(format!("build again with FLANRT_CUDA_ARCHS={}", gpu.capability)),
-            (true, code) => check(code, &format!("loading the kernels of {}.cu", image.stem)).unwrap_err(),
+            (_, code) => check(code, &format!("loading the kernels of {}.cu", image.stem)).unwrap_err(),
         })
     };
     IMAGES.iter().filter(|image| image.fits(gpu.capability)).map(load).collect()
