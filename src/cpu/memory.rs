@@ -48,6 +48,10 @@ impl Memory for Cpu {
         format!("cpu x{} ({vectors})", self.threads())
     }
 
+    fn free(&self) -> Option<u64> {
+        available()
+    }
+
     fn alloc(&self, bytes: usize) -> Result<Block> {
         let free = available();
         let too_large = || too_large(bytes as u64, free);

@@ -54,6 +54,8 @@ impl Fetch {
 pub trait Memory {
     /// What to call this device on screen, e.g. `cpu x2 (avx512)`.
     fn name(&self) -> String;
+    /// Bytes that could be allocated now, where the device can tell.
+    fn free(&self) -> Option<u64>;
     /// `bytes` zeroed bytes, aligned to 64. Too much: an error of kind `Memory` with the size.
     fn alloc(&self, bytes: usize) -> Result<Block>;
     /// `dst = src`; `dst` dense, `src` exactly its bytes, which are copied before this returns.
