@@ -144,14 +144,14 @@ CU_API cuGraphInstantiateWithFlags(void** handle, void* graph, uint64_t) {
 
 CU_API cuGraphUpload(void* handle, void* stream) {
     ENTER();
-    GraphExec* exec;
+    GraphExec* exec = nullptr;
     if (Result result = find_exec(handle, &exec)) return result;
     return find_stream(stream) ? SUCCESS : no_stream(stream);
 }
 
 CU_API cuGraphLaunch(void* handle, void* stream) {
     ENTER();
-    GraphExec* exec;
+    GraphExec* exec = nullptr;
     if (Result result = find_exec(handle, &exec)) return result;
     auto found = find_stream(stream);
     if (!found) return no_stream(stream);
@@ -164,7 +164,7 @@ CU_API cuGraphLaunch(void* handle, void* stream) {
 
 CU_API cuGraphExecDestroy(void* handle) {
     ENTER();
-    GraphExec* exec;
+    GraphExec* exec = nullptr;
     if (Result result = find_exec(handle, &exec)) return result;
     state().execs.erase(handle);
     return SUCCESS;

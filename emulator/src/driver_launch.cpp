@@ -113,7 +113,7 @@ static Result check_shape(const Function& f, const Shape& s) {
 }
 
 static Result launch(void* handle, const Shape& s, void* stream, void** values, void** extra) {
-    Function* f;
+    Function* f = nullptr;
     if (Result result = find_function(handle, &f)) return result;
     const emu::Kernel* k = f->kernel;
     if (Result result = check_shape(*f, s)) return result;
@@ -163,7 +163,7 @@ CU_API cuModuleLoadDataEx(void** handle, const void* image, unsigned, int*, void
 
 CU_API cuModuleUnload(void* handle) {
     ENTER();
-    Module* module;
+    Module* module = nullptr;
     if (Result result = find_module(handle, &module)) return result;
     for (auto& f : module->functions) state().functions.erase(f.get());
     state().modules.erase(handle);
@@ -174,7 +174,7 @@ CU_API cuModuleGetFunction(void** function, void* handle, const char* name) {
     ENTER();
     REQUIRE(function);
     REQUIRE(name);
-    Module* module;
+    Module* module = nullptr;
     if (Result result = find_module(handle, &module)) return result;
     for (auto& f : module->functions) {
         if (strcmp(f->kernel->name, name)) continue;
@@ -190,7 +190,7 @@ CU_API cuModuleGetFunction(void** function, void* handle, const char* name) {
 CU_API cuModuleGetFunctionCount(unsigned* count, void* handle) {
     ENTER();
     REQUIRE(count);
-    Module* module;
+    Module* module = nullptr;
     if (Result result = find_module(handle, &module)) return result;
     *count = unsigned(module->functions.size());
     return SUCCESS;
@@ -199,7 +199,7 @@ CU_API cuModuleGetFunctionCount(unsigned* count, void* handle) {
 CU_API cuModuleEnumerateFunctions(void** functions, unsigned count, void* handle) {
     ENTER();
     REQUIRE(functions);
-    Module* module;
+    Module* module = nullptr;
     if (Result result = find_module(handle, &module)) return result;
     for (unsigned i = 0; i < count && i < module->functions.size(); i++) functions[i] = module->functions[i].get();
     return SUCCESS;
@@ -210,7 +210,7 @@ CU_API cuModuleEnumerateFunctions(void** functions, unsigned count, void* handle
 CU_API cuFuncGetName(const char** name, void* handle) {
     ENTER();
     REQUIRE(name);
-    Function* f;
+    Function* f = nullptr;
     if (Result result = find_function(handle, &f)) return result;
     *name = f->kernel->name;
     return SUCCESS;
@@ -220,7 +220,7 @@ CU_API cuFuncGetName(const char** name, void* handle) {
 CU_API cuFuncGetParamInfo(void* handle, size_t index, size_t* offset, size_t* size) {
     ENTER();
     REQUIRE(offset);
-    Function* f;
+    Function* f = nullptr;
     if (Result result = find_function(handle, &f)) return result;
     if (index >= size_t(f->kernel->nparams)) return INVALID_VALUE;
     *offset = f->kernel->offset[index];
@@ -233,7 +233,7 @@ enum FunctionAttribute { MAX_THREADS, STATIC_SHARED, CONSTANT, LOCAL, REGISTERS,
 CU_API cuFuncGetAttribute(int* value, int attribute, void* handle) {
     ENTER();
     REQUIRE(value);
-    Function* f;
+    Function* f = nullptr;
     if (Result result = find_function(handle, &f)) return result;
     switch (attribute) {
     case MAX_THREADS: *value = f->kernel->max_threads; break;
@@ -253,7 +253,7 @@ CU_API cuFuncGetAttribute(int* value, int attribute, void* handle) {
 
 CU_API cuFuncSetAttribute(void* handle, int attribute, int value) {
     ENTER();
-    Function* f;
+    Function* f = nullptr;
     if (Result result = find_function(handle, &f)) return result;
     if (attribute == CARVEOUT) return SUCCESS;
     if (attribute != DYNAMIC_SHARED) return refuse(INVALID_VALUE, "function attribute %d cannot be set", attribute);
@@ -266,7 +266,7 @@ CU_API cuFuncSetAttribute(void* handle, int attribute, int value) {
 
 CU_API cuFuncSetCacheConfig(void* handle, int) {
     ENTER();
-    Function* f;
+    Function* f = nullptr;
     return find_function(handle, &f);
 }
 

@@ -5,6 +5,7 @@
 // every float type): pages come from a file of such bytes and are copied when first written. What surrounds an allocation
 // within its pages is checked after each kernel; beyond, a kernel faults, which is reported like an illegal address.
 #include "driver.h"
+#include "emu.h"
 
 #include <csignal>
 #include <cstring>
@@ -172,7 +173,7 @@ static struct sigaction previous[2];
 static void on_fault(int signal, siginfo_t* info, void* context) {
     if (is_device(info->si_addr)) {
         // The handler may run on the stack of a CUDA thread; leaving it for the scheduler drops both.
-        if (emu::cur) emu::fail("illegal address: %s", describe(info->si_addr).c_str());
+        if (emu::self) emu::fail("illegal address: %s", describe(info->si_addr).c_str());
         fprintf(stderr, "emulated CUDA driver: the host touched device memory: %s\n", describe(info->si_addr).c_str());
     }
     struct sigaction& old = previous[signal == SIGBUS];
