@@ -211,7 +211,7 @@ inline long long clock64() { return 0; }
 namespace emu {
 
 void atomic_begin(const void* p, size_t bytes);
-void atomic_end(const void* p, size_t bytes, bool changed);
+void atomic_end(const void* p, uint64_t old, bool changed);
 
 // Out of the instrumented code: the checker learns of the whole operation, not of its loads and stores.
 template <class T, class F> __attribute__((noinline, no_sanitize("thread"))) T atomic(T* p, F f) {
@@ -221,7 +221,9 @@ template <class T, class F> __attribute__((noinline, no_sanitize("thread"))) T a
     __atomic_load(p, &old, __ATOMIC_SEQ_CST);
     do next = f(old);
     while (!__atomic_compare_exchange(p, &old, &next, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
-    atomic_end(p, sizeof(T), std::memcmp(&old, &next, sizeof(T)) != 0);
+    uint64_t bits = 0;
+    std::memcpy(&bits, &old, sizeof(T));
+    atomic_end(p, bits, std::memcmp(&old, &next, sizeof(T)) != 0);
     return old;
 }
 template <class T> using Same = typename std::enable_if<true, T>::type;  // not deduced from this argument
