@@ -86,7 +86,7 @@ template <class T, int TEAM, int C> struct Team {
     Bits* stage;
 
     DEVICE Team(int n, bool even, uint4* stages)
-        : lane(threadIdx.x % TEAM), index(threadIdx.x / TEAM), n(n), even(even),
+        : lane(TEAM < THREADS ? threadIdx.x % TEAM : threadIdx.x), index(TEAM < THREADS ? threadIdx.x / TEAM : 0), n(n), even(even),
           stage(reinterpret_cast<Bits*>(stages + index * TEAM * C)) {}
 
     // The first element of the thread's chunk c.
