@@ -7,7 +7,7 @@ use crate::cpu::Cpu;
 use crate::disk;
 use crate::dist::Solo;
 use crate::error::{Error, Kind, Result};
-use crate::ops::Memory;
+use crate::ops::{Device, Memory};
 use crate::tensor::DType;
 use crate::train::Trainer;
 use crate::train::checkpoint::{self, State};
@@ -160,11 +160,12 @@ struct Run<'a> {
     global: &'a Global,
 }
 
-fn execute(p: Prepared, go: &Go, global: &Global) -> Result<()> {
+fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
     let stop = stop_flag()?;
     let deadline = go.max_time.and_then(|t| Instant::now().checked_add(t));
+    let device = device(&p.settings().run.device, p.settings().run.threads)?;
+    p.fit(&device)?;
     let s = p.settings();
-    let device = device(&s.run.device, s.run.threads)?;
     let parameters = count(&p.config);
     say!("flanrt {}  {}", env!("CARGO_PKG_VERSION"), device.name());
     say!(
@@ -172,7 +173,7 @@ fn execute(p: Prepared, go: &Go, global: &Global) -> Result<()> {
         p.name,
         p.config.architecture,
         millions(parameters),
-        s.model.dtype.name()
+        p.dtype().name()
     );
     let out = match (&go.resume, s.output.dir.as_str()) {
         (Some(dir), _) => dir.clone(),
@@ -188,7 +189,7 @@ fn execute(p: Prepared, go: &Go, global: &Global) -> Result<()> {
         ));
     }
     report_data(&p, &data);
-    let arena = Trainer::measure(&p.config, s.model.dtype, p.sizes()).used() as u64;
+    let arena = Trainer::measure(&p.config, p.dtype(), p.sizes(device.profile())).used() as u64;
     let memory = arena + super::plan::process_bytes(device.threads());
     let disk_needed = checkpoint::size(parameters) * (s.output.keep as u64 + 1) + 4 * parameters;
     say!(
@@ -283,7 +284,7 @@ impl Run<'_> {
             let preview = self.data.preview(&p.tokenizer, 5, |text| format!("[[{text}]]"))?;
             disk::write_atomic(&dir.path().join("data/preview.txt"), preview.as_bytes())?;
         }
-        let mut trainer = Trainer::new(self.device, &p.config, s.model.dtype, p.sizes())?;
+        let mut trainer = Trainer::new(self.device, &p.config, p.dtype(), p.sizes(self.device.profile()))?;
         let decided_by = p.decided_by(self.data);
         let state = self.start(&mut trainer, dir, &decided_by)?;
         let before = match &p.demo {
@@ -312,7 +313,7 @@ impl Run<'_> {
         }
         let hash = checkpoint::weights_hash(&trainer);
         let saved = dir.path().join("model");
-        if let Err(e) = save(p, &trainer, &saved, s.model.dtype) {
+        if let Err(e) = save(p, &trainer, &saved, p.dtype()) {
             // The steps are done: keep them for a --resume that only has to save.
             let fill = |dir: &Path| checkpoint::save(&trainer, &finish.state, dir);
             let _ = dir.save_checkpoint(finish.total, s.output.keep, fill);

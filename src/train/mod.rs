@@ -9,5 +9,5 @@ pub mod schedule;
 pub mod steps;
 mod trainer;
 
-pub use recipe::Recipe;
+pub use recipe::{Auto, Recipe};
 pub use trainer::{Outcome, Scaling, Trainer};

@@ -3,7 +3,46 @@
 use super::schedule::{Schedule, Shape};
 use crate::model::Recompute;
 use crate::ops::AdamW;
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A value, or `"auto"`: decided from the device, and written down as decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auto<T> {
+    /// Not decided yet.
+    Auto,
+    /// Decided.
+    Fixed(T),
+}
+
+impl<T: Copy> Auto<T> {
+    /// The value, where it is decided.
+    pub fn fixed(self) -> Option<T> {
+        match self {
+            Self::Fixed(value) => Some(value),
+            Self::Auto => None,
+        }
+    }
+}
+
+impl<T: Serialize> Serialize for Auto<T> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => to.serialize_str("auto"),
+            Self::Fixed(value) => value.serialize(to),
+        }
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(from)?;
+        match value.as_str() {
+            Some("auto") => Ok(Self::Auto),
+            _ => T::deserialize(value).map(Self::Fixed).map_err(serde::de::Error::custom),
+        }
+    }
+}
 
 /// The numbers that decide a training run, given model and data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,7 +55,7 @@ pub struct Recipe {
     /// Examples of a step.
     pub batch_size: usize,
     /// Tokens of a micro-batch: decides memory, and the order of sums.
-    pub micro_batch: usize,
+    pub micro_batch: Auto<usize>,
     /// Peak learning rate.
     pub lr: f64,
     /// Its shape.
@@ -36,7 +75,7 @@ pub struct Recipe {
     /// AdamW's epsilon.
     pub eps: f64,
     /// What is computed again in the backward pass.
-    pub recompute: Recompute,
+    pub recompute: Auto<Recompute>,
     /// Steps between log lines.
     pub log_every: u64,
     /// Steps between validations; 0: at the start and the end only.
