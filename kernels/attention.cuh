@@ -115,7 +115,7 @@ template <int D> DEVICE u32 chunk_at(int row, int chunk) {
 template <int D, int ROWS, int THREADS, class T, class Offset> DEVICE void copy_tile(u32 dst, const T* src, int size, Offset offset) {
     constexpr int CHUNKS = D / 8;
     static_assert(ROWS * CHUNKS % THREADS == 0, "whole rounds of threads");
-#pragma unroll (D <= 128 ? 64 : 2)
+#pragma unroll 2
     for (int i = 0; i < ROWS * CHUNKS / THREADS; i++) {
         int at = threadIdx.x + i * THREADS, row = at / CHUNKS, chunk = at % CHUNKS;
         i64 from = offset(row);
