@@ -31,6 +31,10 @@ impl Memory for Cuda {
         format!("cuda:{} ({})", self.core.gpu.index, self.core.gpu.name)
     }
 
+    fn free(&self) -> Option<u64> {
+        self.core.context.memory().ok().map(|(free, _)| free as u64)
+    }
+
     fn alloc(&self, bytes: usize) -> Result<Block> {
         let stream = self.transfers();
         let (free, _) = self.core.context.memory()?;
