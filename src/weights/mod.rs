@@ -28,6 +28,7 @@ impl From<crate::tensor::DType> for safetensors::Dtype {
             DType::F16 => Self::F16,
             DType::BF16 => Self::BF16,
             DType::U32 => Self::U32,
+            DType::U16 => Self::U16,
         }
     }
 }
