@@ -5,6 +5,8 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    let out = std::path::PathBuf::from(std::env::var_os("OUT_DIR").unwrap());
+    std::fs::write(out.join("cuda_images.rs"), "/// x\npub static IMAGES: [Image; 0] = [];\n/// x\npub const ARCHS: &[&str] = &[];\npub(super) const TOOLKIT_MAJOR: i32 = 0;\n").unwrap();
     if std::env::var("PROFILE").as_deref() != Ok("release") {
         return;
     }

@@ -8,7 +8,7 @@ use flanrt::arena::Arena;
 use flanrt::cpu::Cpu;
 use flanrt::ops::norm::bwd_scratch_rows;
 use flanrt::ops::optim::clip_scratch;
-use flanrt::ops::{AdamW, Batch, Device, Form, Heads, Segment};
+use flanrt::ops::{AdamW, Batch, Device, Epilogue, Forest, Form, Heads, Segment};
 use flanrt::rng::Rng;
 use flanrt::tensor::{DType, Tensor};
 use std::time::Duration;
@@ -94,9 +94,9 @@ fn matmul(c: &mut Criterion) {
             let device = s.device.as_ref();
             let case = format!("{name} {layer} {m}x{n}x{inner} {}", dtype.name());
             let work = || Throughput::Elements(2 * (m * n * inner) as u64);
-            bench(c, "matmul_nt", &case, work(), || device.matmul(y, x, w, Form::NT, None, None));
-            bench(c, "matmul_nn", &case, work(), || device.matmul(dx, y, w, Form::NN, None, None));
-            bench(c, "matmul_tn", &case, work(), || device.matmul(dw, y, x, Form::TN, None, None));
+            bench(c, "matmul_nt", &case, work(), || device.matmul(y, x, w, Form::NT, Epilogue::NONE));
+            bench(c, "matmul_nn", &case, work(), || device.matmul(dx, y, w, Form::NN, Epilogue::NONE));
+            bench(c, "matmul_tn", &case, work(), || device.matmul(dw, y, x, Form::TN, Epilogue::NONE));
         }
     }
 }
@@ -126,9 +126,14 @@ fn attention(c: &mut Criterion) {
             let (what, segments) = forest;
             let [q, o, dq, do_] = [0; 4].map(|_| s.normal(dtype, t, h * k));
             let [keys, v, dk, dv] = [0; 4].map(|_| s.normal(dtype, t, g * k));
-            let [lse, scratch] = [0; 2].map(|_| s.normal(DType::F32, t, h));
+            let profile = s.device.profile();
+            let lse = s.normal(DType::F32, t, h);
+            let scratch = s.normal(DType::F32, t, h * if profile.dq_scratch { 1 + k } else { 1 });
+            let table = s.index(profile.table_words(t), |_| 0);
             let heads = Heads { query: h, kv: g, size: k, scale: 1.0 / (k as f32).sqrt(), window: None };
             let device = s.device.as_ref();
+            let forest = Forest { segments, table };
+            device.attention_plan(&forest);
             // A query and a key it sees: one product of size k each for scores and output, five in the backward pass.
             let len = |s: &Segment| s.len as usize;
             let pairs: usize =
@@ -136,10 +141,10 @@ fn attention(c: &mut Criterion) {
             let flop = (2 * pairs * h * k) as u64;
             let case = format!("{name} {what} {}", dtype.name());
             bench(c, "attention_fwd", &case, Throughput::Elements(2 * flop), || {
-                device.attention_fwd(o, lse, q, keys, v, segments, heads);
+                device.attention_fwd(o, lse, q, keys, v, &forest, heads);
             });
             bench(c, "attention_bwd", &case, Throughput::Elements(5 * flop), || {
-                device.attention_bwd(dq, dk, dv, do_, q, keys, v, o, lse, segments, heads, scratch);
+                device.attention_bwd(dq, dk, dv, do_, q, keys, v, o, lse, &forest, heads, scratch);
             });
         }
     }
@@ -152,13 +157,14 @@ fn loss(c: &mut Criterion) {
         let s = &mut Stand::new();
         let ([x, dx], w) = ([0; 2].map(|_| s.normal(dtype, r, d)), s.normal(dtype, v, d));
         let (dw, scratch) = (s.normal(DType::F32, v, d), s.normal(DType::F32, r.min(64), v));
+        let scale = s.normal(DType::F32, 1, 1);
         let (losses, best) = (s.normal(DType::F32, 1, r), s.index(r, |_| 0));
         let (rows, targets) = (s.index(r, |i| i as u32), s.index(r, |i| i as u32 % v as u32));
         let device = s.device.as_ref();
         let case = format!("{name} {r}x{v}x{d} {}", dtype.name());
         let product = 2 * (r * v * d) as u64;
         bench(c, "linear_cross_entropy", &case, Throughput::Elements(3 * product), || {
-            device.linear_cross_entropy(losses, dx, dw, x, w, targets, 1e-3, scratch);
+            device.linear_cross_entropy(losses, dx, dw, x, w, targets, scale, scratch);
         });
         bench(c, "linear_logprob", &case, Throughput::Elements(product), || {
             device.linear_logprob(losses, best, x, w, rows, targets, scratch);
@@ -179,7 +185,11 @@ fn rows(c: &mut Criterion) {
         let (angles, positions) = (s.normal(DType::F32, t, k), s.index(t, |i| i as u32));
         let ([gate_up, dgate_up], ffn) = ([0; 2].map(|_| s.normal(dtype, t, 2 * f)), s.normal(dtype, t, f));
         let (table, dtable) = (s.normal(dtype, v, d), s.normal(DType::F32, v, d));
-        let tokens = s.index(t, |i| (i * 7919 % v as u64) as u32);
+        let token = |i: u64| (i * 7919 % v as u64) as u32;
+        let tokens = s.index(t, token);
+        let mut sorted = Vec::from_iter(0..t as u64);
+        sorted.sort_by_key(|&row| token(row));
+        let order = s.index(t, |i| sorted[i as usize] as u32);
         let (half, some) = (s.index(t / 2, |i| 2 * i as u32), s.normal(dtype, t / 2, d));
         let copy = s.normal(DType::F32, t, d);
         let dev = s.device.as_ref();
@@ -194,7 +204,7 @@ fn rows(c: &mut Criterion) {
             dev.swiglu_bwd(dgate_up, ffn, gate_up);
         });
         bench(c, "embed_fwd", &case, bytes(&[x, x]), || dev.embed_fwd(x, table, tokens));
-        bench(c, "embed_bwd", &case, bytes(&[copy, copy, x]), || dev.embed_bwd(dtable, x, tokens));
+        bench(c, "embed_bwd", &case, bytes(&[copy, copy, x]), || dev.embed_bwd(dtable, x, tokens, order));
         bench(c, "convert", &case, bytes(&[copy, x]), || dev.convert(copy, x));
         bench(c, "gather_rows", &case, bytes(&[some, some]), || dev.gather_rows(some, x, half));
         bench(c, "scatter_rows", &case, bytes(&[x, some]), || dev.scatter_rows(x, some, half));

@@ -76,6 +76,7 @@ fn train_step(c: &mut Criterion) {
                 asks: TOKENS,
                 chunk: Sizes::chunk_for(config.vocab, TOKENS, 16 << 20),
                 train: Some(Recompute::None),
+                profile: device.profile(),
             };
             let mut trainer = Trainer::new(&device, &config, dtype, sizes).expect("memory");
             trainer.model.init(&device, &trainer.master, 1);
@@ -101,7 +102,13 @@ fn score_batch(c: &mut Criterion) {
         let batch = requests(config.vocab);
         for dtype in [DType::F32, DType::BF16] {
             let chunk = Sizes::chunk_for(config.vocab, batch.rows.len(), 16 << 20);
-            let sizes = Sizes { tokens: batch.len(), asks: batch.rows.len(), chunk, train: None };
+            let sizes = Sizes {
+                tokens: batch.len(),
+                asks: batch.rows.len(),
+                chunk,
+                train: None,
+                profile: device.profile(),
+            };
             let layout = |arena: &mut Arena| {
                 (
                     Model::carve(&config, arena, dtype, 1024),
@@ -117,7 +124,7 @@ fn score_batch(c: &mut Criterion) {
             group.throughput(Throughput::Elements(batch.len() as u64));
             group.bench_function(format!("{}/{}", shape.0, dtype.name()), |b| {
                 b.iter(|| {
-                    let input = model.upload(&device, &acts, &batch).expect("a valid batch");
+                    let input = model.upload(&device, &acts, &batch, 0.0).expect("a valid batch");
                     model.predict(&device, &acts, &input)
                 });
             });

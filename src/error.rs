@@ -27,6 +27,8 @@ pub enum Kind {
     Diverged = 6,
     /// Disk, output directory or checkpoint.
     Disk = 7,
+    /// A GPU or its driver: missing, unusable or failed.
+    Device = 8,
     /// Several processes could not work together.
     Distributed = 9,
     /// Stopped by a signal or a time limit, with a good checkpoint: start again to continue.
@@ -70,6 +72,10 @@ impl Error {
     /// Disk, output directory or checkpoint (exit 7).
     pub fn disk(message: impl Into<String>) -> Self {
         Self::new(Kind::Disk, message)
+    }
+    /// A GPU or its driver (exit 8).
+    pub fn device(message: impl Into<String>) -> Self {
+        Self::new(Kind::Device, message)
     }
     /// A failed system call on `path` (`doing`: "read", "create", ...), with the fix where the cause is plain.
     pub fn io(kind: Kind, doing: &str, path: &Path, e: &std::io::Error) -> Self {

@@ -81,7 +81,13 @@ impl Rig {
     ) -> Self {
         let device: Box<dyn Device> = Box::new(Cpu::new(threads).unwrap());
         let config = Config::parse(&std::fs::read(fixture(case).join(config)).unwrap(), config).unwrap();
-        let sizes = Sizes { tokens: batch.len(), asks: batch.len(), chunk, train: Some(recompute) };
+        let sizes = Sizes {
+            tokens: batch.len(),
+            asks: batch.len(),
+            chunk,
+            train: Some(recompute),
+            profile: device.profile(),
+        };
         let (arena, (model, grads, m, v, acts, scratch, clip)) = Arena::carve(&*device, |arena| {
             let model = Model::carve(&config, arena, DType::F32, config.context);
             let scratch = arena.take("clip", DType::F32, 1, optim::clip_scratch(model.params.all.cols()));
@@ -109,14 +115,14 @@ impl Rig {
     }
 
     fn upload(&self, batch: &Batch) -> Input {
-        self.model.upload(&*self.device, &self.acts, batch).unwrap()
+        let scale = 1.0 / batch.rows.len().max(1) as f32;
+        self.model.upload(&*self.device, &self.acts, batch, scale).unwrap()
     }
 
     fn losses(&self, batch: &Batch) -> Vec<f32> {
         self.device.zero(self.grads.all);
         let input = self.upload(batch);
-        let scale = 1.0 / batch.rows.len() as f32;
-        let losses = self.model.train(&*self.device, &self.acts, &input, &self.grads, scale);
+        let losses = self.model.train(&*self.device, &self.acts, &input, &self.grads);
         self.read(losses)
     }
 

@@ -7,7 +7,7 @@ use crate::cpu::Cpu;
 use crate::disk;
 use crate::dist::Solo;
 use crate::error::{Error, Kind, Result};
-use crate::ops::Memory;
+use crate::ops::{Device, Memory};
 use crate::tensor::DType;
 use crate::train::Trainer;
 use crate::train::checkpoint::{self, State};
@@ -188,7 +188,7 @@ fn execute(p: Prepared, go: &Go, global: &Global) -> Result<()> {
         ));
     }
     report_data(&p, &data);
-    let arena = Trainer::measure(&p.config, s.model.dtype, p.sizes()).used() as u64;
+    let arena = Trainer::measure(&p.config, s.model.dtype, p.sizes(device.profile())).used() as u64;
     let memory = arena + super::plan::process_bytes(device.threads());
     let disk_needed = checkpoint::size(parameters) * (s.output.keep as u64 + 1) + 4 * parameters;
     say!(
@@ -283,7 +283,8 @@ impl Run<'_> {
             let preview = self.data.preview(&p.tokenizer, 5, |text| format!("[[{text}]]"))?;
             disk::write_atomic(&dir.path().join("data/preview.txt"), preview.as_bytes())?;
         }
-        let mut trainer = Trainer::new(self.device, &p.config, s.model.dtype, p.sizes())?;
+        let mut trainer =
+            Trainer::new(self.device, &p.config, s.model.dtype, p.sizes(self.device.profile()))?;
         let decided_by = p.decided_by(self.data);
         let state = self.start(&mut trainer, dir, &decided_by)?;
         let before = match &p.demo {

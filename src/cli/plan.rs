@@ -4,6 +4,7 @@ use super::prepare::{Prepared, count, demo_defaults, millions, pretrain_defaults
 use super::{Global, TrainFlags};
 use crate::disk::human_bytes;
 use crate::error::Result;
+use crate::ops::Device;
 use crate::train::{Trainer, checkpoint};
 use clap::Args;
 use serde_json::json;
@@ -55,9 +56,9 @@ pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
         false => Prepared::finetune(resolved, false)?,
     };
     let s = p.settings();
-    let sizes = p.sizes();
-    let arena = Trainer::measure(&p.config, s.model.dtype, sizes);
     let device = super::finetune::device(&s.run.device, s.run.threads)?;
+    let sizes = p.sizes(device.profile());
+    let arena = Trainer::measure(&p.config, s.model.dtype, sizes);
     // Tokens are part of the memory; they are kept in the cache, so a run that follows does not read the files again.
     let data = match p.demo.is_some() || !s.mix.is_empty() {
         true => Some(p.data(global)?),

@@ -7,7 +7,7 @@ use super::settings::{DataSettings, Loss, Resolved, Settings};
 use crate::data::{self, Example, Examples, pack};
 use crate::error::{Error, Result};
 use crate::model::{Config, Params, Sizes};
-use crate::ops::Batch;
+use crate::ops::{Batch, Profile};
 use crate::progress::Progress;
 use crate::rng::Rng;
 use crate::tensor::DType;
@@ -136,11 +136,16 @@ impl Prepared {
         Ok(Self { resolved, start, name, config, generation, tokenizer, seq_len, demo })
     }
 
-    /// Room for the largest micro-batch.
-    pub(super) fn sizes(&self) -> Sizes {
-        let tokens = self.settings().train.micro_batch.max(self.seq_len);
+    /// Most tokens of a micro-batch.
+    pub(super) fn micro_batch(&self) -> usize {
+        self.settings().train.micro_batch.max(self.seq_len)
+    }
+
+    /// Room for the largest micro-batch on a device of this `profile`.
+    pub(super) fn sizes(&self, profile: Profile) -> Sizes {
+        let tokens = self.micro_batch();
         let chunk = Sizes::chunk_for(self.config.vocab, tokens, LOGITS);
-        Sizes { tokens, asks: tokens, chunk, train: Some(self.settings().train.recompute) }
+        Sizes { tokens, asks: tokens, chunk, train: Some(self.settings().train.recompute), profile }
     }
 
     /// Reads and tokenises the data.
@@ -180,7 +185,7 @@ impl Prepared {
             Some(val) => (0..val.len()).map(|i| (i as u32, val.get(i))).collect(),
             None => held.iter().map(|&i| (i, train.get(i as usize))).collect(),
         };
-        let mut validation = pack(&split, self.sizes().tokens);
+        let mut validation = pack(&split, self.micro_batch());
         validation.retain(|b| !b.rows.is_empty());
         let validation_report = val.as_ref().map(|v| v.report().clone());
         let hash = format!("{} {}", train.hash(), val.as_ref().map_or("", |v| v.hash()));

@@ -4,7 +4,7 @@ use super::Cpu;
 use super::rows::{slice, slice_mut};
 use super::simd::{Level, level};
 use crate::error::{Error, Kind, Result};
-use crate::ops::memory::{Block, Memory};
+use crate::ops::memory::{Block, Fetch, Memory};
 use crate::tensor::Tensor;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 
@@ -80,6 +80,12 @@ impl Memory for Cpu {
         assert!(src.is_dense() && src.bytes() == dst.len(), "{} bytes from {src:?}", dst.len());
         // SAFETY: as in `write`.
         unsafe { std::ptr::copy_nonoverlapping(src.addr() as *const u8, dst.as_mut_ptr(), dst.len()) };
+    }
+
+    fn fetch(&self, src: Tensor) -> Fetch {
+        let mut bytes = vec![0; src.bytes()];
+        self.read(&mut bytes, src);
+        Fetch::new(move || bytes)
     }
 
     fn zero(&self, x: Tensor) {

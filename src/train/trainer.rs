@@ -7,7 +7,7 @@ use crate::arena::Arena;
 use crate::dist::Group;
 use crate::error::{Error, Kind, Result};
 use crate::model::{Acts, Config, Model, Params, Sizes};
-use crate::ops::{AdamW, Batch, Device, optim};
+use crate::ops::{AdamW, Batch, Device, Fetch, optim};
 use crate::tensor::{DType, Tensor};
 
 /// First loss scale of f16 training; halved on overflow, doubled after [`GROWTH`] good steps.
@@ -55,6 +55,20 @@ pub struct Outcome {
     pub norm: f32,
     /// Whether the update was left out because f16 gradients overflowed.
     pub skipped: bool,
+}
+
+/// Waits for the losses of a micro-batch and adds them up in order.
+fn sum_losses(losses: Fetch, batch: &Batch, id: &dyn Fn(u32) -> String) -> Result<f64> {
+    let values: Vec<f32> = bytemuck::pod_collect_to_vec(&losses.wait());
+    if values.iter().all(|x| x.is_finite()) {
+        return Ok(values.iter().map(|&x| f64::from(x)).sum());
+    }
+    let bad = values.iter().zip(&batch.owners).filter(|(x, _)| !x.is_finite());
+    let mut ids: Vec<String> = bad.map(|(_, &owner)| id(owner)).collect();
+    ids.dedup();
+    let shown = ids.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    Err(Error::new(Kind::Diverged, format!("the loss is not finite in {} example(s): {shown}", ids.len()))
+        .fix("lower train.lr, lengthen train.warmup, or look at these rows"))
 }
 
 /// The parts of the arena.
@@ -144,10 +158,15 @@ impl<'d> Trainer<'d> {
         let targets = sums[0];
         let scale = f64::from(self.scaling.scale) / targets.max(1.0);
         self.device.zero(self.grads.all);
+        // The losses are read after the last micro-batch is under way: the device never waits for the host in between.
+        let mut losses_of = Vec::with_capacity(batches.len());
         for batch in batches.iter().filter(|b| !b.rows.is_empty()) {
-            let input = self.model.upload(self.device, &self.acts, batch)?;
-            let losses = self.model.train(self.device, &self.acts, &input, &self.grads, scale as f32);
-            sums[1] += self.sum_losses(losses, batch, id)?;
+            let input = self.model.upload(self.device, &self.acts, batch, scale as f32)?;
+            let losses = self.model.train(self.device, &self.acts, &input, &self.grads);
+            losses_of.push((self.device.fetch(losses), batch));
+        }
+        for (losses, batch) in losses_of {
+            sums[1] += sum_losses(losses, batch, id)?;
         }
         group.sum(self.device, self.grads.all);
         group.sum_scalars(&mut sums[1..]);
@@ -165,24 +184,6 @@ impl<'d> Trainer<'d> {
         self.device.read(bytemuck::cast_slice_mut(&mut norm), self.clip);
         let skipped = self.rescale(norm[1].is_finite())?;
         Ok(Outcome { loss_sum: sums[1], targets: targets as u64, norm: norm[0], skipped })
-    }
-
-    /// Reads the losses of a micro-batch and adds them up in order.
-    fn sum_losses(&self, losses: Tensor, batch: &Batch, id: &dyn Fn(u32) -> String) -> Result<f64> {
-        let mut values = vec![0f32; losses.len()];
-        self.device.read(bytemuck::cast_slice_mut(&mut values), losses);
-        if values.iter().all(|x| x.is_finite()) {
-            return Ok(values.iter().map(|&x| f64::from(x)).sum());
-        }
-        let bad = values.iter().zip(&batch.owners).filter(|(x, _)| !x.is_finite());
-        let mut ids: Vec<String> = bad.map(|(_, &owner)| id(owner)).collect();
-        ids.dedup();
-        let shown = ids.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-        Err(Error::new(
-            Kind::Diverged,
-            format!("the loss is not finite in {} example(s): {shown}", ids.len()),
-        )
-        .fix("lower train.lr, lengthen train.warmup, or look at these rows"))
     }
 
     /// Keeps the loss scale of f16; for other dtypes an overflow is an error. Returns whether the step was left out.
@@ -218,7 +219,7 @@ impl<'d> Trainer<'d> {
 
     /// Log-probability of every ask's target and whether it is the likeliest token, with the weights as they are now.
     pub fn predict(&self, batch: &Batch) -> Result<Vec<(f32, bool)>> {
-        let input = self.model.upload(self.device, &self.acts, batch)?;
+        let input = self.model.upload(self.device, &self.acts, batch, 0.0)?;
         Ok(self.model.predict(self.device, &self.acts, &input))
     }
 

@@ -133,6 +133,13 @@ impl<'a> Stand<'a> {
         self.put(Dense, DType::U32, 1, values.len(), &values)
     }
 
+    /// A row of indices of any 32 bits.
+    pub(crate) fn raw_index(&self, values: &[u32]) -> Tensor {
+        let x = self.blank(Dense, DType::U32, 1, values.len());
+        self.device.write(x, &Vec::from_iter(values.iter().flat_map(|v| v.to_le_bytes())));
+        x
+    }
+
     /// The bytes of `x`.
     pub(crate) fn bits(&self, x: Tensor) -> Vec<u8> {
         let mut out = vec![0; x.bytes()];

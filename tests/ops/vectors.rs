@@ -28,8 +28,8 @@ fn digests() -> Vec<String> {
         digest("rope", dtype, &|s| rope::case(s, Strided, dtype, 31, 3, 10));
         digest("optim", dtype, &|s| optim::steps(s, dtype, 1023, false));
         for form in matmul::FORMS {
-            let (size, epilogue) = ((37, 45, 300), matmul::Epilogue::InPlace);
-            digest("matmul", dtype, &|s| matmul::case(s, Strided, (dtype, dtype), form, size, epilogue));
+            let (size, then) = ((37, 45, 300), matmul::Then::InPlace);
+            digest("matmul", dtype, &|s| matmul::case(s, Strided, (dtype, dtype), form, size, then));
         }
         let case = loss::Case { r: 5, d: 31, v: 1123, chunk: 3, spread: 3.0 };
         digest("loss", dtype, &|s| loss::run(s, Dense, dtype, case));
