@@ -125,6 +125,11 @@ warmup = 0.03
 final_lr = 0.1
 clip = 1.0
 weight_decay = 0.0
+optimizer = "adamw"
+relative_lr = false
+master = "f32"
+moments = "f32"
+gradients = "f32"
 beta1 = 0.9
 beta2 = 0.999
 eps = 1e-8
@@ -334,7 +339,7 @@ impl Settings {
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(Error::usage(*rule)),
-            None => Ok(()),
+            None => t.method().check(self.model.dtype),
         }
     }
 }

@@ -4,8 +4,8 @@ use super::Cpu;
 use super::rows::{floats, load, shape, slice, slice_mut, store, view, with_buffers};
 use super::simd::{LANES, reduce, vectorized};
 use crate::ops::optim::{
-    AdamState, CLIP_CHUNK, Chance, FACTOR_HEAD, FACTOR_TILE, FactorState, KEY, Master, NUMBERS, Optim, Second,
-    clip_scratch, factor_scratch, join, random, split, stochastic,
+    AdamState, CLIP_CHUNK, Chance, FACTOR_HEAD, FACTOR_TILE, FactorState, KEY, Master, NUMBERS, Optim,
+    Second, clip_scratch, factor_scratch, join, random, split, stochastic,
 };
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
@@ -130,7 +130,12 @@ fn open<'a>(buffer: &'a mut [f32], x: Tensor, c: &Range<usize>) -> &'a mut [f32]
 }
 
 /// The f32 values of `weights[c]`, in place where they are f32, else in `buffer`.
-fn open_weights<'a>(buffer: &'a mut [f32], weights: Tensor, master: Master, c: &Range<usize>) -> &'a mut [f32] {
+fn open_weights<'a>(
+    buffer: &'a mut [f32],
+    weights: Tensor,
+    master: Master,
+    c: &Range<usize>,
+) -> &'a mut [f32] {
     match master {
         Master::Weights | Master::Stochastic => open(buffer, weights, c),
         Master::Plain(master) => open(buffer, master, c),
@@ -223,7 +228,9 @@ vectorized! {
 fn put(scratch: usize, i: usize, value: f64) {
     let bits = value.to_bits();
     // SAFETY: the caller's task owns elements i and i + 1 of a scratch that is long enough.
-    unsafe { (scratch as *mut u32).add(i).cast::<[u32; 2]>().write_unaligned([bits as u32, (bits >> 32) as u32]) };
+    unsafe {
+        (scratch as *mut u32).add(i).cast::<[u32; 2]>().write_unaligned([bits as u32, (bits >> 32) as u32])
+    };
 }
 
 /// The sum of the f64 values that `put` wrote one after the other.
@@ -242,7 +249,14 @@ struct Decay {
 
 impl Cpu {
     /// Moves `rows` and `cols` towards the mean squares of `factor g`; the mean of `rows` is returned.
-    fn factors(&self, [rows, cols]: [Tensor; 2], g: Tensor, factor: f32, decay: Decay, scratch: &mut [f32]) -> f32 {
+    fn factors(
+        &self,
+        [rows, cols]: [Tensor; 2],
+        g: Tensor,
+        factor: f32,
+        decay: Decay,
+        scratch: &mut [f32],
+    ) -> f32 {
         let (n, m) = (g.rows(), g.cols());
         shape!(rows, 1, n);
         shape!(cols, 1, m);

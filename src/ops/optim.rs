@@ -317,9 +317,11 @@ mod tests {
         let mut flips = 0;
         const N: u64 = 4000;
         for i in 0..N {
-            let (key, index) = (i.wrapping_mul(0x9e37_79b9_7f4a_7c15), i.wrapping_mul(0xd134_2543_de82_ef95) >> 20);
+            let (key, index) =
+                (i.wrapping_mul(0x9e37_79b9_7f4a_7c15), i.wrapping_mul(0xd134_2543_de82_ef95) >> 20);
             let here = random(key, index);
-            flips += bit(here, random(key ^ 1 << (i % 64), index)) + bit(here, random(key, index ^ 1 << (i % 44)));
+            flips +=
+                bit(here, random(key ^ 1 << (i % 64), index)) + bit(here, random(key, index ^ 1 << (i % 44)));
         }
         let mean = f64::from(flips) / (2 * N) as f64;
         assert!((mean - 16.0).abs() < 0.2, "{mean} of 32 bits change with one bit of the input");
@@ -329,7 +331,15 @@ mod tests {
 
     #[test]
     fn numbers_of_an_update() {
-        let how = AdamW { lr: 0.5, beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.1, step: 1, key: 0x0004_0003_0002_ffff };
+        let how = AdamW {
+            lr: 0.5,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            decay: 0.1,
+            step: 1,
+            key: 0x0004_0003_0002_ffff,
+        };
         let x = how.numbers();
         assert_eq!(x[..KEY], [0.95, 5.0, 0.001f64.sqrt() as f32, 0.1, 0.001, 0.999, 1e-8]);
         assert_eq!(x[KEY..KEY + 4], [65_535.0, 2.0, 3.0, 4.0]);
