@@ -100,9 +100,26 @@ impl Error {
         self.message = format!("{place}: {}", self.message);
         self
     }
+    /// Leaves everything up to the nearest [`catch`] with this error: for what can fail only because a machine does, in
+    /// operations that a healthy one always completes.
+    pub fn throw(self) -> ! {
+        std::panic::resume_unwind(Box::new(self))
+    }
     /// The process exit code.
     pub fn exit_code(&self) -> u8 {
         self.kind as u8
+    }
+}
+
+/// What `work` returns, or throws.
+pub fn catch<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    // What was under way when the error was thrown is not used again: the caller ends with it.
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(result) => result,
+        Err(thrown) => match thrown.downcast::<Error>() {
+            Ok(error) => Err(*error),
+            Err(panic) => std::panic::resume_unwind(panic),
+        },
     }
 }
 
@@ -113,3 +130,23 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thrown_error_is_returned_by_the_nearest_catch() {
+        let thrown = catch(|| -> Result<()> { Error::device("gone").fix("look").throw() }).unwrap_err();
+        assert_eq!(
+            (thrown.kind, thrown.message.as_str(), thrown.fix.as_deref()),
+            (Kind::Device, "gone", Some("look"))
+        );
+        assert_eq!(catch(|| Ok(1)).unwrap(), 1);
+        assert_eq!(catch(|| Err::<(), _>(Error::data("bad"))).unwrap_err().kind, Kind::Data);
+        let panic = std::panic::catch_unwind(|| {
+            catch(|| -> Result<()> { std::panic::resume_unwind(Box::new("bug")) })
+        });
+        assert_eq!(panic.unwrap_err().downcast_ref::<&str>(), Some(&"bug"));
+    }
+}

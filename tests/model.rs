@@ -254,7 +254,9 @@ fn bits(case: &str, recompute: Recompute, chunk: usize, threads: usize) -> (Vec<
 fn recompute_and_threads_do_not_change_a_bit() {
     for case in CASES {
         let want = bits(case, Recompute::None, 7, 1);
-        assert!(want == bits(case, Recompute::Block, 7, 1), "{case}: recompute");
+        for recompute in [Recompute::Lean, Recompute::Ffn, Recompute::Block] {
+            assert!(want == bits(case, recompute, 7, 1), "{case}: {recompute:?}");
+        }
         assert!(want == bits(case, Recompute::None, 7, 2), "{case}: threads");
         // Chunks of logits change the order in which the head's gradient is summed, not the losses.
         assert!(want.0 == bits(case, Recompute::None, 100, 2).0, "{case}: chunk");

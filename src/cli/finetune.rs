@@ -160,11 +160,12 @@ struct Run<'a> {
     global: &'a Global,
 }
 
-fn execute(p: Prepared, go: &Go, global: &Global) -> Result<()> {
+fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
     let stop = stop_flag()?;
     let deadline = go.max_time.and_then(|t| Instant::now().checked_add(t));
+    let device = device(&p.settings().run.device, p.settings().run.threads)?;
+    p.fit(&device)?;
     let s = p.settings();
-    let device = device(&s.run.device, s.run.threads)?;
     let parameters = count(&p.config);
     say!("flanrt {}  {}", env!("CARGO_PKG_VERSION"), device.name());
     say!(
@@ -172,7 +173,7 @@ fn execute(p: Prepared, go: &Go, global: &Global) -> Result<()> {
         p.name,
         p.config.architecture,
         millions(parameters),
-        s.model.dtype.name()
+        p.dtype().name()
     );
     let out = match (&go.resume, s.output.dir.as_str()) {
         (Some(dir), _) => dir.clone(),
@@ -188,10 +189,9 @@ fn execute(p: Prepared, go: &Go, global: &Global) -> Result<()> {
         ));
     }
     report_data(&p, &data);
-    let arena =
-        Trainer::measure(&p.config, s.model.dtype, p.sizes(device.profile()), s.train.method()).used() as u64;
-    let memory = arena + super::plan::process_bytes(device.threads());
-    let one = s.train.method().checkpoint_bytes(parameters, s.model.dtype);
+    let arena = Trainer::measure(&p.config, p.dtype(), p.sizes(device.profile()), s.train.method());
+    let memory = arena.used() as u64 + super::plan::process_bytes(device.threads());
+    let one = s.train.method().checkpoint_bytes(parameters, p.dtype());
     let disk_needed = one * (s.output.keep as u64 + 1) + 4 * parameters;
     say!(
         "plan    {} of memory, up to {} on disk; {} steps of {} examples",
@@ -285,13 +285,8 @@ impl Run<'_> {
             let preview = self.data.preview(&p.tokenizer, 5, |text| format!("[[{text}]]"))?;
             disk::write_atomic(&dir.path().join("data/preview.txt"), preview.as_bytes())?;
         }
-        let mut trainer = Trainer::new(
-            self.device,
-            &p.config,
-            s.model.dtype,
-            p.sizes(self.device.profile()),
-            s.train.method(),
-        )?;
+        let sizes = p.sizes(self.device.profile());
+        let mut trainer = Trainer::new(self.device, &p.config, p.dtype(), sizes, s.train.method())?;
         let decided_by = p.decided_by(self.data);
         let state = self.start(&mut trainer, dir, &decided_by)?;
         let before = match &p.demo {
@@ -320,7 +315,7 @@ impl Run<'_> {
         }
         let hash = checkpoint::weights_hash(&trainer);
         let saved = dir.path().join("model");
-        if let Err(e) = save(p, &trainer, &saved, s.model.dtype) {
+        if let Err(e) = save(p, &trainer, &saved, p.dtype()) {
             // The steps are done: keep them for a --resume that only has to save.
             let fill = |dir: &Path| checkpoint::save(&trainer, &finish.state, dir);
             let _ = dir.save_checkpoint(finish.total, s.output.keep, fill);

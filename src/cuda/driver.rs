@@ -104,7 +104,7 @@ pub fn driver_version() -> Result<u32> {
         (started, check(sys::cuDriverGetVersion(&mut found), "asking for its version").map(|()| found))
     };
     let found = found?;
-    let floor = OLDEST_DRIVER.max(super::images::TOOLKIT_MAJOR * 1000);
+    let floor = OLDEST_DRIVER.max(super::images::TOOLKIT as i32 * 1000);
     if found < floor {
         let (found, floor) = (version(found as u32 / 10, 100), version(floor as u32 / 10, 100));
         return Err(Error::device(format!(

@@ -8,18 +8,23 @@
 //! The kernels are in `kernels/*.cu`; `launch` has their table. Each op family is one file here, one in `ops` and one there.
 
 mod driver;
+mod graph;
 mod images;
 mod launch;
+mod memory;
+mod transfer;
 
 pub use driver::{Gpu, driver_version, gpus};
 pub use images::{ARCHS, IMAGES, Image};
 
-use crate::error::{Error, Kind, Result};
-use crate::ops::memory::Block;
+use crate::error::{Error, Result};
 use cudarc::driver::sys;
 use driver::{Context, Module, Stream, check};
+use graph::Graphs;
 use launch::Functions;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use transfer::{Pool, Staging};
 
 /// Bytes of scratch that ops have in common.
 const WORKSPACE: usize = 64 << 20;
@@ -39,6 +44,11 @@ struct Core {
     failed: Mutex<Option<Error>>,
     /// `FLANRT_CUDA_SYNC=1`: wait after every launch, so that an error names its kernel.
     wait_always: bool,
+    /// Whether what is asked for now is recorded instead of run.
+    recording: AtomicBool,
+    graphs: Mutex<Graphs>,
+    staging: Mutex<Staging>,
+    pool: Pool,
     stream: Stream,
     gpu: Gpu,
     context: Context,
@@ -60,13 +70,20 @@ impl Cuda {
         let modules = load_images(&gpu)?;
         let functions = Functions::load(&modules, gpu.capability)?;
         let stream = Stream::new()?;
+        let staging = Staging::new()?;
         let workspace = allocate(WORKSPACE)?;
+        let set = |name: &str, to: &str| std::env::var(name).is_ok_and(|v| v == to);
+        let wait_always = set("FLANRT_CUDA_SYNC", "1");
         let core = Core {
             functions,
             _modules: modules,
             workspace,
             failed: Mutex::new(None),
-            wait_always: std::env::var("FLANRT_CUDA_SYNC").is_ok_and(|v| v == "1"),
+            wait_always,
+            recording: AtomicBool::new(false),
+            graphs: Mutex::new(Graphs::new(!wait_always && !set("FLANRT_CUDA_GRAPHS", "0"))),
+            staging: Mutex::new(staging),
+            pool: Pool::new(),
             stream,
             gpu,
             context,
@@ -88,24 +105,31 @@ impl Cuda {
             false => Ok(()),
         }
     }
+
+    /// The stream, for work that cannot be part of a recording.
+    fn transfers(&self) -> &Stream {
+        assert!(!self.core.recording.load(Relaxed), "work that is replayed has neither transfers nor memory");
+        self.core.context.bind();
+        &self.core.stream
+    }
 }
 
 /// The images for this GPU, loaded into its context.
 fn load_images(gpu: &Gpu) -> Result<Vec<Module>> {
     let load = |image: &Image| {
         Module::load(image.bytes).map_err(|code| match (image.is_code(), code) {
-            (false, _) => Error::device(
+            (false, _) if ARCHS.is_empty() => Error::device(
                 "built without CUDA kernels: no nvcc was used when this binary was compiled",
             )
             .fix("run `make cuda-toolkit` and build again with `cargo build --release`, or use --device cpu"),
-            (true, sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU) => Error::device(format!(
+            (false, _) | (_, sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU) => Error::device(format!(
                 "this build has kernels for {}; {} needs sm_{}",
                 ARCHS.join(", "),
                 gpu.name,
                 gpu.capability
             ))
             .fix(format!("build again with FLANRT_CUDA_ARCHS={}", gpu.capability)),
-            (true, code) => check(code, &format!("loading the kernels of {}.cu", image.stem)).unwrap_err(),
+            (_, code) => check(code, &format!("loading the kernels of {}.cu", image.stem)).unwrap_err(),
         })
     };
     IMAGES.iter().filter(|image| image.fits(gpu.capability)).map(load).collect()
@@ -117,6 +141,17 @@ fn allocate(bytes: usize) -> Result<u64> {
     // SAFETY: place for one address.
     check(unsafe { sys::cuMemAlloc_v2(&mut addr, bytes) }, &format!("allocating {bytes} bytes"))?;
     Ok(addr)
+}
+
+impl Core {
+    /// What a wait came to; what failed before it comes first.
+    fn waited<T>(&self, result: Result<T>) -> T {
+        let before = self.failed.lock().unwrap().take();
+        match (before, result) {
+            (None, Ok(result)) => result,
+            (Some(error), _) | (None, Err(error)) => error.throw(),
+        }
+    }
 }
 
 impl Drop for Core {

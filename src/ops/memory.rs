@@ -1,6 +1,6 @@
 //! Memory: allocation, transfers, zeroing.
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::tensor::Tensor;
 
 /// Device memory that is freed when dropped.
@@ -28,6 +28,14 @@ impl Drop for Block {
     }
 }
 
+/// The error of an allocation of `bytes` where `free` are left, if that is known.
+pub fn too_large(bytes: u64, free: Option<u64>) -> Error {
+    let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+    let of = free.map_or(String::new(), |free| format!(" of the {:.0} MiB that are free", mib(free)));
+    Error::new(Kind::Memory, format!("cannot allocate {:.0} MiB{of}", mib(bytes)))
+        .fix("training: lower --micro-batch or --seq-len, or --recompute block; scoring: lower --max-length; both: a 16-bit --dtype")
+}
+
 /// Bytes on their way from the device.
 pub struct Fetch(Box<dyn FnOnce() -> Vec<u8>>);
 
@@ -46,6 +54,8 @@ impl Fetch {
 pub trait Memory {
     /// What to call this device on screen, e.g. `cpu x2 (avx512)`.
     fn name(&self) -> String;
+    /// Bytes that could be allocated now, where the device can tell.
+    fn free(&self) -> Option<u64>;
     /// `bytes` zeroed bytes, aligned to 64. Too much: an error of kind `Memory` with the size.
     fn alloc(&self, bytes: usize) -> Result<Block>;
     /// `dst = src`; `dst` dense, `src` exactly its bytes, which are copied before this returns.

@@ -31,9 +31,17 @@ pub use norm::Norm;
 pub use optim::{Adafactor, AdamW, Optim};
 pub use rope::Rope;
 
+use crate::tensor::DType;
+
 /// What a device asks of those who lay out memory and batches for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Profile {
+    /// The storage dtype that suits it best.
+    pub dtype: DType,
+    /// Tokens of a micro-batch that keep it busy.
+    pub tokens: usize,
+    /// Bytes of logits to hold at a time.
+    pub logits: usize,
     /// Tokens and predictions of a batch are filled up to multiples of this, so that the same sizes come again and a device
     /// that records its work can play it again. 1: not at all.
     pub multiple: usize,
@@ -44,8 +52,15 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// A device that wants nothing of all this.
-    pub const PLAIN: Self = Self { multiple: 1, table: (0, 0), dq_scratch: false };
+    /// A device that takes batches as they are: a CPU.
+    pub const PLAIN: Self = Self {
+        dtype: DType::F32,
+        tokens: 2048,
+        logits: 16 << 20,
+        multiple: 1,
+        table: (0, 0),
+        dq_scratch: false,
+    };
 
     /// Words of the table of a forest of `tokens`.
     pub const fn table_words(&self, tokens: usize) -> usize {

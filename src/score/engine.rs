@@ -11,9 +11,6 @@ use crate::weights::{self, Account, Checkpoint};
 
 /// Tokens of a batch, unless one sequence is longer.
 pub const TOKENS: usize = 4096;
-/// Bytes of logits held at a time.
-const LOGITS: usize = 16 << 20;
-
 /// A loaded model.
 pub struct Engine<'d> {
     device: &'d dyn Device,
@@ -31,7 +28,7 @@ fn layout(
     arena: &mut Arena,
 ) -> (Model, Acts) {
     let tokens = TOKENS.max(config.context.min(longest));
-    let chunk = Sizes::chunk_for(config.vocab, tokens, LOGITS);
+    let chunk = Sizes::chunk_for(config.vocab, tokens, profile.logits);
     let model = Model::carve(config, arena, dtype, tokens);
     let acts = Acts::carve(config, arena, dtype, Sizes { tokens, asks: tokens, chunk, train: None, profile });
     (model, acts)

@@ -5,7 +5,46 @@ use super::states::{Gradients, MasterValues, Method, Moments, Optimizer, Update}
 use crate::model::Recompute;
 use crate::ops::{Adafactor, AdamW};
 use crate::rng::Rng;
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A value, or `"auto"`: decided from the device, and written down as decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auto<T> {
+    /// Not decided yet.
+    Auto,
+    /// Decided.
+    Fixed(T),
+}
+
+impl<T: Copy> Auto<T> {
+    /// The value, where it is decided.
+    pub fn fixed(self) -> Option<T> {
+        match self {
+            Self::Fixed(value) => Some(value),
+            Self::Auto => None,
+        }
+    }
+}
+
+impl<T: Serialize> Serialize for Auto<T> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => to.serialize_str("auto"),
+            Self::Fixed(value) => value.serialize(to),
+        }
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(from)?;
+        match value.as_str() {
+            Some("auto") => Ok(Self::Auto),
+            _ => T::deserialize(value).map(Self::Fixed).map_err(serde::de::Error::custom),
+        }
+    }
+}
 
 /// Stream of the draws that rounding by chance depends on.
 const ROUNDING: u64 = 0x0b17 << 32;
@@ -21,7 +60,7 @@ pub struct Recipe {
     /// Examples of a step.
     pub batch_size: usize,
     /// Tokens of a micro-batch: decides memory, and the order of sums.
-    pub micro_batch: usize,
+    pub micro_batch: Auto<usize>,
     /// Peak learning rate.
     pub lr: f64,
     /// Its shape.
@@ -39,11 +78,11 @@ pub struct Recipe {
     /// Adafactor: `lr` is a fraction of the root mean square of a parameter's weights.
     pub relative_lr: bool,
     /// What 16-bit weights are rounded from.
-    pub master: MasterValues,
+    pub master: Auto<MasterValues>,
     /// Storage of AdamW's moments.
     pub moments: Moments,
     /// Storage of gradients.
-    pub gradients: Gradients,
+    pub gradients: Auto<Gradients>,
     /// AdamW's first decay.
     pub beta1: f64,
     /// AdamW's second decay, and the most of Adafactor's.
@@ -51,7 +90,7 @@ pub struct Recipe {
     /// AdamW's epsilon.
     pub eps: f64,
     /// What is computed again in the backward pass.
-    pub recompute: Recompute,
+    pub recompute: Auto<Recompute>,
     /// Steps between log lines.
     pub log_every: u64,
     /// Steps between validations; 0: at the start and the end only.
@@ -81,14 +120,14 @@ impl Recipe {
         }
     }
 
-    /// How weights are updated and what is kept for it.
+    /// How weights are updated and what is kept for it, once that is decided.
     pub fn method(&self) -> Method {
         Method {
             optimizer: self.optimizer,
             relative: self.relative_lr,
-            master: self.master,
+            master: self.master.fixed().expect("decided for the device"),
             moments: self.moments,
-            gradients: self.gradients,
+            gradients: self.gradients.fixed().expect("decided for the device"),
         }
     }
 

@@ -73,20 +73,22 @@ pub struct Method {
     pub gradients: Gradients,
 }
 
-impl Method {
+impl MasterValues {
     /// Refuses what weights of `dtype` cannot have.
-    pub fn check(&self, dtype: DType) -> Result<()> {
-        if self.master == MasterValues::F32 || dtype == DType::BF16 {
-            return Ok(());
-        }
-        let name = if self.master == MasterValues::None { "none" } else { "remainder" };
-        Err(Error::usage(format!(
-            "train.master = \"{name}\" is for bf16 weights, model.dtype is {}",
-            dtype.name()
-        ))
-        .fix("use --dtype bf16, or train.master = \"f32\""))
+    pub fn check(self, dtype: DType) -> Result<()> {
+        let name = match self {
+            Self::F32 => return Ok(()),
+            _ if dtype == DType::BF16 => return Ok(()),
+            Self::Remainder => "remainder",
+            Self::None => "none",
+        };
+        let message =
+            format!("train.master = \"{name}\" is for bf16 weights, model.dtype is {}", dtype.name());
+        Err(Error::usage(message).fix("use --dtype bf16, or train.master = \"f32\""))
     }
+}
 
+impl Method {
     /// The dtype of gradients of weights of `dtype`.
     pub fn gradients(&self, dtype: DType) -> DType {
         match self.gradients {

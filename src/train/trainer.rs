@@ -100,7 +100,7 @@ impl<'d> Trainer<'d> {
         method: Method,
     ) -> Result<Self> {
         assert!(sizes.train.is_some(), "training sizes");
-        method.check(dtype)?;
+        method.master.check(dtype)?;
         let (arena, p) = Arena::carve(device, |arena| layout(config, dtype, sizes, method, arena))?;
         p.model.prepare(device);
         let scale = if dtype == DType::F16 { FIRST_SCALE } else { 1.0 };
