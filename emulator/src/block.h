@@ -122,6 +122,7 @@ struct Warpgroup {
     std::unique_ptr<WgmmaTask> building;
     std::vector<std::shared_ptr<Accumulator>> active;
     Groups<WgmmaTask> tasks;
+    int keep = -1;        // all threads wait until so many groups are left; -1: they do not
     unsigned fenced = 0;  // warps whose registers wgmma.fence has handed over since the last wait
 };
 
@@ -170,6 +171,7 @@ void preempt();                 // with a seed: perhaps another thread first
 void park(const char* waits);   // until woken
 void wake(Warp& warp, unsigned lanes);
 void wake(ThreadSet& set);      // and empties it
+void run_others();              // each thread that is ready, once
 void poll(const void* p, uint64_t value, const char* waits);  // a flag was looked at; the same again: others run first
 inline void progress() { block->polls = 0; }
 std::string where(const void* caller);  // "file.cu:12", as far as the debug information tells
@@ -177,6 +179,7 @@ std::string where(const void* caller);  // "file.cu:12", as far as the debug inf
 // ---- Shared memory ----
 
 char* shared_pointer(uint32_t address, size_t bytes, const char* op);  // checks the range
+bool finish_wgmma();           // completes what a warpgroup waits for; false: none waits
 bool land_load(bool awaited);  // completes a TMA load, one that a thread waits for or any; false: there is none
 
 // A thread or block that ends must have waited for its asynchronous work.

@@ -356,6 +356,12 @@ void multiply_add(float* d, const float* a, const float* b, int m, int n, int k)
 
 // ---- Memory that blocks and threads share ----
 
+void thread_fence() {
+    EMU_ENTER();
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if constexpr (CHECKING) check::thread_fence();
+}
+
 void atomic_begin(const void* p, size_t bytes) {
     EMU_ENTER();
     preempt();
@@ -367,7 +373,7 @@ void atomic_begin(const void* p, size_t bytes) {
     }
 }
 void atomic_end(const void* p, uint64_t old, bool changed) {
-    if constexpr (CHECKING) check::release_atomic(p);
+    if constexpr (CHECKING) check::release_atomic(p, false);
     if (changed)
         progress();
     else
@@ -389,7 +395,7 @@ void store_release(uint32_t* p, uint32_t v) {
     preempt();
     if constexpr (CHECKING) {
         check::atomic(p, 4, true, current().caller);
-        check::release_atomic(p);
+        check::release_atomic(p, true);
     }
     __atomic_store_n(p, v, __ATOMIC_RELEASE);
     progress();

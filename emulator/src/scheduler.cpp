@@ -212,7 +212,7 @@ static Fiber* pick() {
         if (b.ready_warps && random_bits() % 4 == 0) return random_ready();
     }
     while (!b.ready_warps)
-        if (!land_load(true)) return nullptr;
+        if (!land_load(true) && !finish_wgmma()) return nullptr;
     Fiber& me = current();
     if (me.warp->ready) return me.warp->lane[after(me.warp->ready, me.lane)];
     Warp& warp = b.warps[after(b.ready_warps, me.warp->index)];
@@ -302,7 +302,7 @@ void preempt() {
 }
 
 // Goes round all threads, so that a thread that polls does not starve the one it waits for.
-static void run_others() {
+void run_others() {
     Block& b = *block;
     Fiber& me = current();
     const uint32_t lanes = me.warp->ready & ~((2u << me.lane) - 1);
