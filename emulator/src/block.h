@@ -68,7 +68,7 @@ struct Fiber : Thread {
 // Lanes that meet under one mask. Two buffers, used in turn: a lane can be one meeting ahead of one that still reads.
 struct Meeting {
     static constexpr size_t LANE_BYTES = 48;
-    unsigned mask = 0, waiting = 0;
+    unsigned waiting = 0;
     int arrived = 0, inside = 0;
     unsigned phase = 0;
     const char* op = "";
@@ -78,6 +78,7 @@ struct Warp {
     Fiber* lane[WARP];
     int index = 0, size = 0;
     unsigned live = 0, ready = 0;
+    unsigned masks[4] = {};  // of the meetings; 0: free
     Meeting meetings[4];
 };
 

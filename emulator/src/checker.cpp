@@ -221,9 +221,9 @@ void begin_block(size_t dynamic_bytes) {
 }
 
 void shared_array(const void* p, size_t bytes) {
-    const char* at = static_cast<const char*>(p);
-    for (size_t i = 0; i < bytes; i++) shared_cell(at + i)->flags |= uint8_t(VALID << (i & 1));
-    shared_high = std::max(shared_high, (size_t(at - shared) + bytes + 2) & ~size_t(1));
+    const size_t at = size_t(static_cast<const char*>(p) - shared);  // even
+    for (size_t i = 0; i < bytes; i += 2) shared_cells[(at + i) / 2].flags |= i + 1 < bytes ? 3 * VALID : VALID;
+    shared_high = std::max(shared_high, (at + bytes + 2) & ~size_t(1));
 }
 
 void access(const void* p, size_t bytes, bool write, const void* caller) { access_as(p, bytes, write ? How::WRITE : How::READ, caller); }

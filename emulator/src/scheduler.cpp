@@ -390,7 +390,8 @@ static void set_up(Block& b, int count, size_t dynamic_bytes) {
         warp.size = std::min(WARP, count - w * WARP);
         warp.live = warp.ready = warp.size == WARP ? FULL_MASK : (1u << warp.size) - 1;
         b.ready_warps |= 1u << w;
-        for (Meeting& m : warp.meetings) m.mask = m.waiting = 0, m.arrived = m.inside = 0;
+        for (unsigned& mask : warp.masks) mask = 0;
+        for (Meeting& m : warp.meetings) m.waiting = 0, m.arrived = m.inside = 0;
     }
     b.free_stacks.clear();
     for (int s = int(b.stacks.size()); s-- > 0;) b.free_stacks.push_back(s);

@@ -75,11 +75,11 @@ static void hold_operands(const Wgmma& op, int change) {
 
 // Each thread of the warpgroup answers for a share of the chunks: every one must have waited for the data.
 static void check_operands(const Wgmma& op, int thread) {
-    int count = 0;
     auto look = [&](uint64_t bits, bool mn_major, int rows) {
-        Descriptor(bits, mn_major).for_chunks(rows, [&](int, int, uint32_t address) {
-            if (count++ % WARPGROUP == thread) check::async_read(shared_pointer(address, 16, "wgmma"), 16, "wgmma's read of");
-        });
+        const Descriptor d(bits, mn_major);
+        const int columns = mn_major ? 16 : 2, chunks = rows * 2;
+        for (int i = thread; i < chunks; i += WARPGROUP)
+            check::async_read(shared_pointer(d.chunk(i / columns, i % columns), 16, "wgmma"), 16, "wgmma's read of");
     };
     if (!op.a) look(op.a_desc, op.a_mn_major, 64);
     look(op.b_desc, op.b_mn_major, op.n);
