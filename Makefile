@@ -1,6 +1,6 @@
 # `make check` is what a change must pass; `make weights` makes the embedded model again.
 
-.PHONY: check fmt clippy test docs bench fuzz weights
+.PHONY: check fmt clippy test docs bench fuzz weights cuda-toolkit
 
 check: fmt clippy test docs
 
@@ -18,6 +18,11 @@ docs:
 
 bench:
 	cargo bench
+
+# nvcc without root or a GPU: pinned wheels, 105 MB to fetch and 280 MB in .cuda/. Release builds find it there.
+cuda-toolkit:
+	python3 -m venv .cuda
+	.cuda/bin/pip install --no-deps --require-hashes -r kernels/requirements.txt
 
 # Ten minutes for each parser of untrusted bytes; needs cargo-fuzz and a nightly compiler (or RUSTC_BOOTSTRAP=1).
 fuzz:

@@ -7,8 +7,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use flanrt::arena::Arena;
 use flanrt::cpu::Cpu;
 use flanrt::ops::norm::bwd_scratch_rows;
-use flanrt::ops::optim::clip_scratch;
-use flanrt::ops::{AdamW, Batch, Device, Form, Heads, Segment};
+use flanrt::ops::optim::{AdamState, FactorState, Master, NUMBERS, Second, clip_scratch, factor_scratch};
+use flanrt::ops::{Adafactor, AdamW, Batch, Device, Epilogue, Forest, Form, Heads, Segment};
 use flanrt::rng::Rng;
 use flanrt::tensor::{DType, Tensor};
 use std::time::Duration;
@@ -94,9 +94,9 @@ fn matmul(c: &mut Criterion) {
             let device = s.device.as_ref();
             let case = format!("{name} {layer} {m}x{n}x{inner} {}", dtype.name());
             let work = || Throughput::Elements(2 * (m * n * inner) as u64);
-            bench(c, "matmul_nt", &case, work(), || device.matmul(y, x, w, Form::NT, None, None));
-            bench(c, "matmul_nn", &case, work(), || device.matmul(dx, y, w, Form::NN, None, None));
-            bench(c, "matmul_tn", &case, work(), || device.matmul(dw, y, x, Form::TN, None, None));
+            bench(c, "matmul_nt", &case, work(), || device.matmul(y, x, w, Form::NT, Epilogue::NONE));
+            bench(c, "matmul_nn", &case, work(), || device.matmul(dx, y, w, Form::NN, Epilogue::NONE));
+            bench(c, "matmul_tn", &case, work(), || device.matmul(dw, y, x, Form::TN, Epilogue::NONE));
         }
     }
 }
@@ -126,9 +126,14 @@ fn attention(c: &mut Criterion) {
             let (what, segments) = forest;
             let [q, o, dq, do_] = [0; 4].map(|_| s.normal(dtype, t, h * k));
             let [keys, v, dk, dv] = [0; 4].map(|_| s.normal(dtype, t, g * k));
-            let [lse, scratch] = [0; 2].map(|_| s.normal(DType::F32, t, h));
+            let profile = s.device.profile();
+            let lse = s.normal(DType::F32, t, h);
+            let scratch = s.normal(DType::F32, t, h * if profile.dq_scratch { 1 + k } else { 1 });
+            let table = s.index(profile.table_words(t), |_| 0);
             let heads = Heads { query: h, kv: g, size: k, scale: 1.0 / (k as f32).sqrt(), window: None };
             let device = s.device.as_ref();
+            let forest = Forest { segments, table };
+            device.attention_plan(&forest);
             // A query and a key it sees: one product of size k each for scores and output, five in the backward pass.
             let len = |s: &Segment| s.len as usize;
             let pairs: usize =
@@ -136,10 +141,10 @@ fn attention(c: &mut Criterion) {
             let flop = (2 * pairs * h * k) as u64;
             let case = format!("{name} {what} {}", dtype.name());
             bench(c, "attention_fwd", &case, Throughput::Elements(2 * flop), || {
-                device.attention_fwd(o, lse, q, keys, v, segments, heads);
+                device.attention_fwd(o, lse, q, keys, v, &forest, heads);
             });
             bench(c, "attention_bwd", &case, Throughput::Elements(5 * flop), || {
-                device.attention_bwd(dq, dk, dv, do_, q, keys, v, o, lse, segments, heads, scratch);
+                device.attention_bwd(dq, dk, dv, do_, q, keys, v, o, lse, &forest, heads, scratch);
             });
         }
     }
@@ -152,13 +157,14 @@ fn loss(c: &mut Criterion) {
         let s = &mut Stand::new();
         let ([x, dx], w) = ([0; 2].map(|_| s.normal(dtype, r, d)), s.normal(dtype, v, d));
         let (dw, scratch) = (s.normal(DType::F32, v, d), s.normal(DType::F32, r.min(64), v));
+        let scale = s.normal(DType::F32, 1, 1);
         let (losses, best) = (s.normal(DType::F32, 1, r), s.index(r, |_| 0));
         let (rows, targets) = (s.index(r, |i| i as u32), s.index(r, |i| i as u32 % v as u32));
         let device = s.device.as_ref();
         let case = format!("{name} {r}x{v}x{d} {}", dtype.name());
         let product = 2 * (r * v * d) as u64;
         bench(c, "linear_cross_entropy", &case, Throughput::Elements(3 * product), || {
-            device.linear_cross_entropy(losses, dx, dw, x, w, targets, 1e-3, scratch);
+            device.linear_cross_entropy(losses, dx, dw, x, w, targets, scale, scratch);
         });
         bench(c, "linear_logprob", &case, Throughput::Elements(product), || {
             device.linear_logprob(losses, best, x, w, rows, targets, scratch);
@@ -179,7 +185,11 @@ fn rows(c: &mut Criterion) {
         let (angles, positions) = (s.normal(DType::F32, t, k), s.index(t, |i| i as u32));
         let ([gate_up, dgate_up], ffn) = ([0; 2].map(|_| s.normal(dtype, t, 2 * f)), s.normal(dtype, t, f));
         let (table, dtable) = (s.normal(dtype, v, d), s.normal(DType::F32, v, d));
-        let tokens = s.index(t, |i| (i * 7919 % v as u64) as u32);
+        let token = |i: u64| (i * 7919 % v as u64) as u32;
+        let tokens = s.index(t, token);
+        let mut sorted = Vec::from_iter(0..t as u64);
+        sorted.sort_by_key(|&row| token(row));
+        let order = s.index(t, |i| sorted[i as usize] as u32);
         let (half, some) = (s.index(t / 2, |i| 2 * i as u32), s.normal(dtype, t / 2, d));
         let copy = s.normal(DType::F32, t, d);
         let dev = s.device.as_ref();
@@ -194,7 +204,7 @@ fn rows(c: &mut Criterion) {
             dev.swiglu_bwd(dgate_up, ffn, gate_up);
         });
         bench(c, "embed_fwd", &case, bytes(&[x, x]), || dev.embed_fwd(x, table, tokens));
-        bench(c, "embed_bwd", &case, bytes(&[copy, copy, x]), || dev.embed_bwd(dtable, x, tokens));
+        bench(c, "embed_bwd", &case, bytes(&[copy, copy, x]), || dev.embed_bwd(dtable, x, tokens, order));
         bench(c, "convert", &case, bytes(&[copy, x]), || dev.convert(copy, x));
         bench(c, "gather_rows", &case, bytes(&[some, some]), || dev.gather_rows(some, x, half));
         bench(c, "scatter_rows", &case, bytes(&[x, some]), || dev.scatter_rows(x, some, half));
@@ -205,18 +215,55 @@ fn rows(c: &mut Criterion) {
 
 fn optim(c: &mut Criterion) {
     let n = 1 << 22;
-    for dtype in DTYPES {
-        let s = &mut Stand::new();
-        let [grads, master, m] = [0; 3].map(|_| s.normal(DType::F32, 1, n));
-        let (v, weights) =
-            (s.bytes(DType::F32, 1, n, |_| 1f32.to_le_bytes().to_vec()), s.normal(dtype, 1, n));
-        let (out, scratch) = (s.normal(DType::F32, 1, 2), s.normal(DType::F32, 1, clip_scratch(n)));
-        let weights = if dtype == DType::F32 { master } else { weights };
-        let how = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, step: 10 };
-        let (device, case) = (s.device.as_ref(), format!("4M {}", dtype.name()));
-        bench(c, "clip", &case, bytes(&[grads]), || device.clip(out, grads, 1.0, 1.0, scratch));
-        bench(c, "adamw", &case, bytes(&[master, master, m, m, v, v, grads, weights]), || {
-            device.adamw(weights, master, m, v, grads, out, how);
+    let s = &mut Stand::new();
+    let ones = |s: &mut Stand, n| s.bytes(DType::F32, 1, n, |_| 1f32.to_le_bytes().to_vec());
+    let [grads, grads16] = [DType::F32, DType::BF16].map(|d| s.normal(d, 1, n));
+    let (out, unscale) = (s.normal(DType::F32, 1, 2), ones(s, 1));
+    let scratch = s.normal(DType::F32, 1, clip_scratch(n).max(factor_scratch(2048, 2048)));
+    let numbers = |s: &mut Stand, row: [f32; NUMBERS]| {
+        s.bytes(DType::F32, 1, NUMBERS, |i| row[i as usize].to_le_bytes().to_vec())
+    };
+    let how = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, step: 10, key: 1 }.numbers();
+    let adamw = numbers(s, how);
+    let how = Adafactor { lr: 1e-4, most: 0.999, decay: 0.1, step: 10, key: 1 }.numbers();
+    let adafactor = numbers(s, how);
+    let master = s.normal(DType::F32, 1, n);
+    let remainder = s.bytes(DType::U16, 1, n, |_| vec![0; 2]);
+    let [bf16, f16] = [DType::BF16, DType::F16].map(|d| s.normal(d, 1, n));
+    let [m, v] = [0; 2].map(|_| ones(s, n));
+    let [m16, v16] = [0; 2].map(|_| s.bytes(DType::BF16, 1, n, |_| vec![0, 0x3f]));
+    let (rows, cols) = (ones(s, 2048), ones(s, 2048));
+    let dev = s.device.as_ref();
+    for grads in [grads, grads16] {
+        let case = format!("4M {}", grads.dtype().name());
+        bench(c, "clip", &case, bytes(&[grads]), || dev.clip(out, grads, 1.0, unscale, scratch));
+    }
+    let kinds = [
+        ("f32", master, Master::Weights, m, v, grads),
+        ("bf16 master f32", bf16, Master::Plain(master), m, v, grads),
+        ("f16 master f32", f16, Master::Plain(master), m, v, grads),
+        ("bf16 remainder", bf16, Master::Remainder(remainder), m, v, grads16),
+        ("all bf16", bf16, Master::Stochastic, m16, v16, grads16),
+    ];
+    for (kind, weights, master, m, v, grads) in kinds {
+        let case = format!("4M {kind}");
+        let beside = match master {
+            Master::Plain(x) | Master::Remainder(x) => vec![x, x],
+            Master::Weights | Master::Stochastic => vec![],
+        };
+        let moved = |more: &[Tensor]| bytes(&[&[weights, weights, grads], &beside[..], more].concat());
+        let state = AdamState { weights, master, m, v, first: 0 };
+        bench(c, "adamw", &case, moved(&[m, m, v, v]), || dev.adamw(&state, grads, out, adamw));
+        let square = |x: Tensor| x.reshape(2048, 2048);
+        let master = match master {
+            Master::Plain(x) => Master::Plain(square(x)),
+            Master::Remainder(x) => Master::Remainder(square(x)),
+            whole => whole,
+        };
+        let second = Second::Factored { rows, cols };
+        let state = FactorState { weights: square(weights), master, second, first: 0 };
+        bench(c, "adafactor", &case, moved(&[grads, grads]), || {
+            dev.adafactor(&state, square(grads), out, adafactor, false, scratch);
         });
     }
 }

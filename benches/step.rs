@@ -8,10 +8,10 @@ use flanrt::arena::Arena;
 use flanrt::cpu::Cpu;
 use flanrt::dist::Solo;
 use flanrt::model::{Acts, Config, Model, Recompute, Sizes};
-use flanrt::ops::{AdamW, Batch, Device};
+use flanrt::ops::{AdamW, Batch, Device, Memory};
 use flanrt::rng::Rng;
 use flanrt::tensor::DType;
-use flanrt::train::Trainer;
+use flanrt::train::{Method, Trainer, Update};
 use std::time::Duration;
 
 /// Shapes: name, width, layers, heads, kv heads, ffn, vocabulary.
@@ -76,11 +76,13 @@ fn train_step(c: &mut Criterion) {
                 asks: TOKENS,
                 chunk: Sizes::chunk_for(config.vocab, TOKENS, 16 << 20),
                 train: Some(Recompute::None),
+                profile: device.profile(),
             };
-            let mut trainer = Trainer::new(&device, &config, dtype, sizes).expect("memory");
-            trainer.model.init(&device, &trainer.master, 1);
-            trainer.publish();
-            let how = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.0, step: 1 };
+            let mut trainer =
+                Trainer::new(&device, &config, dtype, sizes, Method::default()).expect("memory");
+            trainer.model.init(1, &mut |part, values| trainer.set(part, values));
+            let how = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.0, step: 1, key: 0 };
+            let how = Update::AdamW(how);
             let batches = [batch.clone()];
             group.throughput(Throughput::Elements(TOKENS as u64));
             group.bench_function(format!("{}/{}", shape.0, dtype.name()), |b| {
@@ -101,7 +103,13 @@ fn score_batch(c: &mut Criterion) {
         let batch = requests(config.vocab);
         for dtype in [DType::F32, DType::BF16] {
             let chunk = Sizes::chunk_for(config.vocab, batch.rows.len(), 16 << 20);
-            let sizes = Sizes { tokens: batch.len(), asks: batch.rows.len(), chunk, train: None };
+            let sizes = Sizes {
+                tokens: batch.len(),
+                asks: batch.rows.len(),
+                chunk,
+                train: None,
+                profile: device.profile(),
+            };
             let layout = |arena: &mut Arena| {
                 (
                     Model::carve(&config, arena, dtype, 1024),
@@ -110,14 +118,14 @@ fn score_batch(c: &mut Criterion) {
                 )
             };
             let (_arena, (model, acts, source)) = Arena::carve(&device, layout).expect("memory");
-            source.init(&device, &source.params, 1);
+            source.init(1, &mut |part, values| device.write(part, values));
             let dyn_device: &dyn Device = &device;
             dyn_device.convert(model.params.all, source.params.all);
             model.prepare(&device);
             group.throughput(Throughput::Elements(batch.len() as u64));
             group.bench_function(format!("{}/{}", shape.0, dtype.name()), |b| {
                 b.iter(|| {
-                    let input = model.upload(&device, &acts, &batch).expect("a valid batch");
+                    let input = model.upload(&device, &acts, &batch, 0.0).expect("a valid batch");
                     model.predict(&device, &acts, &input)
                 });
             });

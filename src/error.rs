@@ -27,6 +27,8 @@ pub enum Kind {
     Diverged = 6,
     /// Disk, output directory or checkpoint.
     Disk = 7,
+    /// A GPU or its driver: missing, unusable or failed.
+    Device = 8,
     /// Several processes could not work together.
     Distributed = 9,
     /// Stopped by a signal or a time limit, with a good checkpoint: start again to continue.
@@ -71,6 +73,10 @@ impl Error {
     pub fn disk(message: impl Into<String>) -> Self {
         Self::new(Kind::Disk, message)
     }
+    /// A GPU or its driver (exit 8).
+    pub fn device(message: impl Into<String>) -> Self {
+        Self::new(Kind::Device, message)
+    }
     /// A failed system call on `path` (`doing`: "read", "create", ...), with the fix where the cause is plain.
     pub fn io(kind: Kind, doing: &str, path: &Path, e: &std::io::Error) -> Self {
         use std::io::ErrorKind as K;
@@ -94,9 +100,26 @@ impl Error {
         self.message = format!("{place}: {}", self.message);
         self
     }
+    /// Leaves everything up to the nearest [`catch`] with this error: for what can fail only because a machine does, in
+    /// operations that a healthy one always completes.
+    pub fn throw(self) -> ! {
+        std::panic::resume_unwind(Box::new(self))
+    }
     /// The process exit code.
     pub fn exit_code(&self) -> u8 {
         self.kind as u8
+    }
+}
+
+/// What `work` returns, or throws.
+pub fn catch<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    // What was under way when the error was thrown is not used again: the caller ends with it.
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(result) => result,
+        Err(thrown) => match thrown.downcast::<Error>() {
+            Ok(error) => Err(*error),
+            Err(panic) => std::panic::resume_unwind(panic),
+        },
     }
 }
 
@@ -107,3 +130,23 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thrown_error_is_returned_by_the_nearest_catch() {
+        let thrown = catch(|| -> Result<()> { Error::device("gone").fix("look").throw() }).unwrap_err();
+        assert_eq!(
+            (thrown.kind, thrown.message.as_str(), thrown.fix.as_deref()),
+            (Kind::Device, "gone", Some("look"))
+        );
+        assert_eq!(catch(|| Ok(1)).unwrap(), 1);
+        assert_eq!(catch(|| Err::<(), _>(Error::data("bad"))).unwrap_err().kind, Kind::Data);
+        let panic = std::panic::catch_unwind(|| {
+            catch(|| -> Result<()> { std::panic::resume_unwind(Box::new("bug")) })
+        });
+        assert_eq!(panic.unwrap_err().downcast_ref::<&str>(), Some(&"bug"));
+    }
+}

@@ -1,7 +1,7 @@
 //! flanrt: instruction-tune and score decoder-only language models.
 //!
-//! From the ground up: [`tensor`], [`arena`] and [`ops`] are the contract with a device, [`cpu`] keeps it; [`model`] is one
-//! forward and one backward pass over it. [`weights`], [`text`], [`data`] and [`world`] bring in models and rows; [`train`] and
+//! From the ground up: [`tensor`], [`arena`] and [`ops`] are the contract with a device, [`cpu`] and [`cuda`] keep it;
+//! [`model`] is one forward and one backward pass over it. [`weights`], [`text`], [`data`] and [`world`] bring in models and rows; [`train`] and
 //! [`score`] are the two things done with them, [`dist`] is for doing them together, and [`cli`] is the program. A module knows
 //! those before it in this list, not those after it.
 //!
@@ -13,6 +13,7 @@ pub mod arena;
 pub mod cli;
 pub mod clock;
 pub mod cpu;
+pub mod cuda;
 pub mod data;
 pub mod disk;
 pub mod dist;

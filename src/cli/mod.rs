@@ -221,7 +221,7 @@ pub(crate) struct TrainFlags {
     /// Decoupled weight decay of matrices
     #[arg(long, value_name = "X")]
     weight_decay: Option<f64>,
-    /// Compute blocks again in the backward pass to save memory: none or block
+    /// What to compute again in the backward pass to save memory: none, lean, ffn, block or auto
     #[arg(long, value_name = "WHAT")]
     recompute: Option<String>,
     /// Steps between log lines

@@ -5,7 +5,7 @@ use super::finetune::device;
 use super::prepare::{count, millions};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::ops::Batch;
+use crate::ops::{Batch, Profile};
 use crate::score::Engine;
 use crate::tensor::DType;
 use crate::text::Tokenizer;
@@ -86,7 +86,7 @@ pub(super) fn run(c: Model, global: &Global) -> Result<()> {
         }
     }
     let c_ = &config;
-    let memory = |dtype| Engine::measure(c_, dtype).used() as u64;
+    let memory = |dtype| Engine::measure(c_, dtype, Profile::PLAIN).used() as u64;
     if global.json {
         let info = json!({
             "name": source.name(), "architecture": c_.architecture, "parameters": count(c_), "hidden": c_.hidden,

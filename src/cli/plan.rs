@@ -4,7 +4,8 @@ use super::prepare::{Prepared, count, demo_defaults, millions, pretrain_defaults
 use super::{Global, TrainFlags};
 use crate::disk::human_bytes;
 use crate::error::Result;
-use crate::train::{Trainer, checkpoint};
+use crate::ops::Device;
+use crate::train::Trainer;
 use clap::Args;
 use serde_json::json;
 use std::sync::OnceLock;
@@ -50,14 +51,15 @@ pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
         (false, false) => Vec::new(),
     };
     let resolved = c.train.resolve(&command, global, c.model.as_deref(), &c.data)?;
-    let p = match c.pretrain {
+    let mut p = match c.pretrain {
         true => Prepared::pretrain(resolved)?,
         false => Prepared::finetune(resolved, false)?,
     };
+    let device = super::finetune::device(&p.settings().run.device, p.settings().run.threads)?;
+    p.fit(&device)?;
     let s = p.settings();
-    let sizes = p.sizes();
-    let arena = Trainer::measure(&p.config, s.model.dtype, sizes);
-    let device = super::finetune::device(&s.run.device, s.run.threads)?;
+    let sizes = p.sizes(device.profile());
+    let arena = Trainer::measure(&p.config, p.dtype(), sizes, s.train.method());
     // Tokens are part of the memory; they are kept in the cache, so a run that follows does not read the files again.
     let data = match p.demo.is_some() || !s.mix.is_empty() {
         true => Some(p.data(global)?),
@@ -67,20 +69,20 @@ pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
     let process = process_bytes(device.threads());
     let parameters = count(&p.config);
     let total = arena.used() as u64 + process;
-    let checkpoint = checkpoint::size(parameters);
-    let saved = parameters * s.model.dtype.size() as u64;
+    let checkpoint = s.train.method().checkpoint_bytes(parameters, p.dtype());
+    let saved = parameters * p.dtype().size() as u64;
     if global.json {
         let table = json!({"parameters": parameters, "memory": arena.entries(), "process": process, "total": total, "checkpoint": checkpoint, "keep": s.output.keep, "model": saved, "steps": steps});
         return super::print(&table.to_string());
     }
     let mut out = format!(
-        "{}  {}  {} parameters  {}  micro-batch {} tokens  recompute {:?}\n\n",
+        "{}  {}  {} parameters  {}  micro-batch {} tokens  recompute {}\n\n",
         p.name,
         p.config.architecture,
         millions(parameters),
-        s.model.dtype.name(),
+        p.dtype().name(),
         sizes.tokens,
-        s.train.recompute
+        format!("{:?}", sizes.train.expect("training")).to_lowercase()
     );
     let mut row = |name: &str, bytes: u64| out += &format!("{name:<18} {:>12}\n", human_bytes(bytes));
     for entry in arena.entries() {

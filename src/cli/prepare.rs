@@ -6,18 +6,17 @@ use super::demo::Demo;
 use super::settings::{DataSettings, Loss, Resolved, Settings};
 use crate::data::{self, Example, Examples, pack};
 use crate::error::{Error, Result};
-use crate::model::{Config, Params, Sizes};
-use crate::ops::Batch;
+use crate::model::{Config, Params, Recompute, Sizes};
+use crate::ops::{Batch, Device, Profile};
 use crate::progress::Progress;
 use crate::rng::Rng;
 use crate::tensor::DType;
 use crate::text::Tokenizer;
+use crate::train::{Auto, Trainer};
 use crate::weights::{self, Source};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// Bytes of logits held at a time in training.
-const LOGITS: usize = 16 << 20;
 /// Stream of the validation split.
 const SPLIT: u64 = 0x5911;
 
@@ -136,11 +135,85 @@ impl Prepared {
         Ok(Self { resolved, start, name, config, generation, tokenizer, seq_len, demo })
     }
 
-    /// Room for the largest micro-batch.
-    pub(super) fn sizes(&self) -> Sizes {
-        let tokens = self.settings().train.micro_batch.max(self.seq_len);
-        let chunk = Sizes::chunk_for(self.config.vocab, tokens, LOGITS);
-        Sizes { tokens, asks: tokens, chunk, train: Some(self.settings().train.recompute) }
+    /// Storage dtype of weights and activations.
+    pub(super) fn dtype(&self) -> DType {
+        self.settings().model.dtype.fixed().expect("decided by `fit`")
+    }
+
+    /// Most tokens of a micro-batch.
+    pub(super) fn micro_batch(&self) -> usize {
+        self.settings().train.micro_batch.fixed().expect("decided by `fit`").max(self.seq_len)
+    }
+
+    /// Room for the largest micro-batch on a device of this `profile`.
+    pub(super) fn sizes(&self, profile: Profile) -> Sizes {
+        let recompute = self.settings().train.recompute.fixed().expect("decided by `fit`");
+        self.sizes_of(profile, self.micro_batch(), recompute)
+    }
+
+    fn sizes_of(&self, profile: Profile, tokens: usize, recompute: Recompute) -> Sizes {
+        let chunk = Sizes::chunk_for(self.config.vocab, tokens, profile.logits);
+        Sizes { tokens, asks: tokens, chunk, train: Some(recompute), profile }
+    }
+
+    /// Decides what was left to the device: the dtype that suits it, and the micro-batch that keeps it busy with as little
+    /// computed again as its free memory allows; where that is not enough, a smaller micro-batch.
+    pub(super) fn fit(&mut self, device: &dyn Device) -> Result<()> {
+        let (profile, name) = (device.profile(), device.name());
+        let s = self.settings();
+        if s.model.dtype == Auto::Auto {
+            let dtype = profile.dtype.name().into();
+            self.resolved.decide("model.dtype", toml::Value::String(dtype), &name)?;
+        }
+        self.fit_states(profile, &name)?;
+        let s = self.settings();
+        let (micro_batch, recompute) = (s.train.micro_batch, s.train.recompute);
+        if micro_batch != Auto::Auto && recompute != Auto::Auto {
+            return Ok(());
+        }
+        // What lies beside the arena: token buffers, the threads' blocks, the driver's own.
+        let free = device.free().map_or(u64::MAX, |free| free - free / 16);
+        let method = s.train.method();
+        let fits = |tokens: usize, recompute: Recompute| {
+            let sizes = self.sizes_of(profile, tokens, recompute);
+            Trainer::measure(&self.config, self.dtype(), sizes, method).used() as u64 <= free
+        };
+        let policies = [Recompute::None, Recompute::Lean, Recompute::Ffn, Recompute::Block];
+        let mut tokens = micro_batch.fixed().unwrap_or(profile.tokens).max(self.seq_len);
+        let chosen = loop {
+            let mut able = policies.into_iter().filter(|p| recompute.fixed().is_none_or(|fixed| fixed == *p));
+            match able.find(|&policy| fits(tokens, policy)) {
+                Some(policy) => break policy,
+                None if micro_batch == Auto::Auto && tokens > self.seq_len => {
+                    tokens = (tokens / 2).max(self.seq_len);
+                }
+                // Too large however it is cut: allocating says so.
+                None => break recompute.fixed().unwrap_or(Recompute::Block),
+            }
+        };
+        if micro_batch == Auto::Auto {
+            self.resolved.decide("train.micro_batch", toml::Value::Integer(tokens as i64), &name)?;
+        }
+        if recompute == Auto::Auto {
+            let policy = format!("{chosen:?}").to_lowercase();
+            self.resolved.decide("train.recompute", toml::Value::String(policy), &name)?;
+        }
+        Ok(())
+    }
+
+    /// Decides how master values and gradients of bf16 weights are stored: in 16 bits where the device prefers those.
+    fn fit_states(&mut self, profile: Profile, name: &str) -> Result<()> {
+        let small = self.dtype() == DType::BF16 && profile.dtype == DType::BF16;
+        let train = &self.settings().train;
+        let open = [
+            ("train.master", train.master == Auto::Auto, "remainder"),
+            ("train.gradients", train.gradients == Auto::Auto, "storage"),
+        ];
+        for (key, _, compact) in open.into_iter().filter(|(_, undecided, _)| *undecided) {
+            let value = if small { compact } else { "f32" };
+            self.resolved.decide(key, toml::Value::String(value.into()), name)?;
+        }
+        Ok(())
     }
 
     /// Reads and tokenises the data.
@@ -180,7 +253,7 @@ impl Prepared {
             Some(val) => (0..val.len()).map(|i| (i as u32, val.get(i))).collect(),
             None => held.iter().map(|&i| (i, train.get(i as usize))).collect(),
         };
-        let mut validation = pack(&split, self.sizes().tokens);
+        let mut validation = pack(&split, self.micro_batch());
         validation.retain(|b| !b.rows.is_empty());
         let validation_report = val.as_ref().map(|v| v.report().clone());
         let hash = format!("{} {}", train.hash(), val.as_ref().map_or("", |v| v.hash()));
@@ -194,7 +267,7 @@ impl Prepared {
         for free in ["log_every", "eval_every"] {
             train.as_object_mut().map(|t| t.remove(free));
         }
-        let text = json!({"train": train, "dtype": s.model.dtype, "config": self.config.json, "data": data.hash, "examples": data.chosen.len(), "seq_len": self.seq_len, "pretrain": matches!(self.start, Start::Random)});
+        let text = json!({"train": train, "dtype": self.dtype(), "config": self.config.json, "data": data.hash, "examples": data.chosen.len(), "seq_len": self.seq_len, "pretrain": matches!(self.start, Start::Random)});
         blake3::hash(text.to_string().as_bytes()).to_hex()[..32].to_string()
     }
 }

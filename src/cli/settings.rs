@@ -6,7 +6,7 @@
 use crate::data::Source;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
-use crate::train::Recipe;
+use crate::train::{Auto, Recipe};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,7 +38,7 @@ pub struct ModelSettings {
     /// A folder in Hugging Face layout, or `builtin`.
     pub path: String,
     /// Storage dtype of weights and activations.
-    pub dtype: DType,
+    pub dtype: Auto<DType>,
     /// For pretraining: pieces of a byte-level BPE trained on the text; 0: the model's own tokenizer.
     pub vocab_size: usize,
 }
@@ -101,7 +101,7 @@ pub struct RunSettings {
 pub const DEFAULTS: &str = r#"
 [model]
 path = "builtin"
-dtype = "f32"
+dtype = "auto"
 vocab_size = 0
 
 [data]
@@ -118,17 +118,22 @@ cache_dir = ""
 steps = 0
 epochs = 1.0
 batch_size = 32
-micro_batch = 2048
+micro_batch = "auto"
 lr = 1e-4
 schedule = "cosine"
 warmup = 0.03
 final_lr = 0.1
 clip = 1.0
 weight_decay = 0.0
+optimizer = "adamw"
+relative_lr = false
+master = "auto"
+moments = "f32"
+gradients = "auto"
 beta1 = 0.9
 beta2 = 0.999
 eps = 1e-8
-recompute = "none"
+recompute = "auto"
 log_every = 10
 eval_every = 0
 seed = 0
@@ -310,12 +315,15 @@ impl Settings {
         let t = &self.train;
         let rules = [
             (
-                matches!(self.model.dtype, DType::F32 | DType::F16 | DType::BF16),
+                !matches!(self.model.dtype.fixed(), Some(DType::U32 | DType::U16)),
                 "model.dtype must be f32, bf16 or f16",
             ),
             // Far above any use, and low enough that no size computed from them overflows.
             ((1..=1 << 20).contains(&t.batch_size), "train.batch_size must be from 1 to 1048576"),
-            ((1..=1 << 22).contains(&t.micro_batch), "train.micro_batch must be from 1 to 4194304"),
+            (
+                t.micro_batch.fixed().is_none_or(|n| (1..=1 << 22).contains(&n)),
+                "train.micro_batch must be from 1 to 4194304",
+            ),
             (t.lr.is_finite() && t.lr >= 0.0, "train.lr must be a number of at least 0"),
             (t.epochs.is_finite() && t.epochs > 0.0, "train.epochs must be more than 0"),
             (t.warmup.is_finite() && t.warmup >= 0.0, "train.warmup must be at least 0"),
@@ -334,12 +342,23 @@ impl Settings {
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(Error::usage(*rule)),
-            None => Ok(()),
+            None => match (t.master.fixed(), self.model.dtype.fixed()) {
+                (Some(master), Some(dtype)) => master.check(dtype),
+                _ => Ok(()),
+            },
         }
     }
 }
 
 impl Resolved {
+    /// Decides a setting that was left to the device.
+    pub fn decide(&mut self, key: &str, value: Value, device: &str) -> Result<()> {
+        let mut layers = Layers { table: self.table.clone(), origin: self.origin.clone() };
+        layers.put(key, value, &format!("chosen for {device}"))?;
+        *self = layers.resolve()?;
+        Ok(())
+    }
+
     /// The settings as a configuration file, each value's origin in a comment.
     pub fn to_toml(&self) -> String {
         let mut out = String::from("# The resolved settings of this run. Read it back with `-c`.\n");

@@ -8,7 +8,7 @@ use super::gemm::{LINES, Left, MAX_MR, Micro, pack_across, pack_lines};
 use super::rows::{load, shape, slice_mut, store, with_buffers};
 use super::simd::{self, exp, reduce, vectorized};
 use crate::ops::attention::{Attention, Heads};
-use crate::ops::forest::Segment;
+use crate::ops::forest::{Forest, Segment};
 use crate::tensor::{DType, Tensor};
 
 /// Keys of a tile.
@@ -67,7 +67,7 @@ impl Shape {
 struct Queries {
     /// The segment's index.
     segment: usize,
-    /// First row in the batch, and its path position.
+    /// First row of queries, and its path position.
     row: usize,
     position: usize,
     count: usize,
@@ -77,11 +77,12 @@ struct Queries {
 fn query_blocks(segments: &[Segment], block: usize) -> Vec<Queries> {
     let mut out = Vec::new();
     for (segment, s) in segments.iter().enumerate() {
+        let Some(queries) = s.queries else { continue };
         for first in (0..s.len as usize).step_by(block) {
             let count = block.min(s.len as usize - first);
             out.push(Queries {
                 segment,
-                row: s.start as usize + first,
+                row: queries as usize + first,
                 position: s.position as usize + first,
                 count,
             });
@@ -90,7 +91,7 @@ fn query_blocks(segments: &[Segment], block: usize) -> Vec<Queries> {
     out
 }
 
-/// The batch rows of path positions `first..first + out.len()` of `segment`'s path.
+/// The key rows of path positions `first..first + out.len()` of `segment`'s path.
 fn path_rows(out: &mut [usize], segments: &[Segment], mut segment: usize, first: usize) {
     let mut end = out.len();
     while end > 0 {
@@ -381,6 +382,8 @@ impl Shape {
 }
 
 impl Attention for Cpu {
+    fn attention_plan(&self, _: &Forest<'_>) {}
+
     fn attention_fwd(
         &self,
         o: Tensor,
@@ -388,15 +391,16 @@ impl Attention for Cpu {
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        segments: &[Segment],
+        forest: &Forest<'_>,
         heads: Heads,
     ) {
+        let segments = forest.segments;
         let (t, shape) = (q.rows(), Shape::new(heads));
         for x in [o, q] {
             shape!(x, t, heads.query * heads.size);
         }
         for x in [k, v] {
-            shape!(x, t, heads.kv * heads.size);
+            shape!(x, k.rows(), heads.kv * heads.size);
         }
         shape!(lse, t, heads.query);
         let blocks = query_blocks(segments, shape.block);
@@ -416,10 +420,12 @@ impl Attention for Cpu {
         v: Tensor,
         o: Tensor,
         lse: Tensor,
-        segments: &[Segment],
+        forest: &Forest<'_>,
         heads: Heads,
         scratch: Tensor,
     ) {
+        let segments = forest.segments;
+        assert!(segments.iter().all(|s| s.queries == Some(s.start)), "a backward pass has all queries");
         let (t, shape) = (q.rows(), Shape::new(heads));
         for x in [dq, do_, q, o] {
             shape!(x, t, heads.query * heads.size);

@@ -18,7 +18,7 @@ impl Embed for Cpu {
         });
     }
 
-    fn embed_bwd(&self, dtable: Tensor, dx: Tensor, tokens: Tensor) {
+    fn embed_bwd(&self, dtable: Tensor, dx: Tensor, tokens: Tensor, _: Tensor) {
         shape!(dx, tokens.cols(), dtable.cols());
         assert_eq!(dtable.dtype(), DType::F32);
         let tokens = indices(tokens);

@@ -3,8 +3,8 @@
 use super::rows::{floats, indices, shape};
 use super::simd::vectorized;
 use super::{Cpu, simd};
-use crate::ops::loss::Loss;
-use crate::ops::matmul::{Form, Matmul};
+use crate::ops::loss::{Loss, NO_TARGET};
+use crate::ops::matmul::{Epilogue, Form, Matmul};
 use crate::tensor::{DType, Tensor};
 
 vectorized! {
@@ -40,7 +40,7 @@ fn chunks(
     for start in (0..x.rows()).step_by(scratch.rows()) {
         let rows = start..x.rows().min(start + scratch.rows());
         let logits = scratch.slice_rows(0..rows.len());
-        cpu.matmul(logits, x.slice_rows(rows.clone()), w, Form::NT, None, None);
+        cpu.matmul(logits, x.slice_rows(rows.clone()), w, Form::NT, Epilogue::NONE);
         f(rows, logits);
     }
 }
@@ -54,7 +54,7 @@ impl Loss for Cpu {
         x: Tensor,
         w: Tensor,
         targets: Tensor,
-        scale: f32,
+        scale: Tensor,
         scratch: Tensor,
     ) {
         let (r, v) = (x.rows(), w.rows());
@@ -62,24 +62,30 @@ impl Loss for Cpu {
         shape!(targets, 1, r);
         shape!(dx, r, x.cols());
         shape!(dw, v, x.cols());
-        let targets = indices(targets);
+        shape!(scale, 1, 1);
+        let (targets, scale) = (indices(targets), floats(scale)[0]);
         let losses = floats(loss).as_mut_ptr() as usize;
         chunks(self, x, w, scratch, |rows, logits| {
             let dlogits = floats(logits).as_mut_ptr() as usize;
             self.each(rows.len(), |i| {
                 // SAFETY: one task a row of the chunk and of the losses, both exclusively this op's.
                 let row = unsafe { std::slice::from_raw_parts_mut((dlogits as *mut f32).add(i * v), v) };
-                let target = targets[rows.start + i] as usize;
-                let lse = log_sum_exp(row);
                 // SAFETY: as above.
-                unsafe { *(losses as *mut f32).add(rows.start + i) = (lse - f64::from(row[target])) as f32 };
+                let loss = unsafe { &mut *(losses as *mut f32).add(rows.start + i) };
+                if targets[rows.start + i] == NO_TARGET {
+                    *loss = 0.0;
+                    row.fill(0.0);
+                    return;
+                }
+                let target = targets[rows.start + i] as usize;
+                *loss = (log_sum_exp(row) - f64::from(row[target])) as f32;
                 let top = simd::max(row);
                 let total = simd::exp_sum(row, 1.0, top);
                 simd::scale(row, (f64::from(scale) / total) as f32);
                 row[target] -= scale;
             });
-            self.matmul(dw, logits, x.slice_rows(rows.clone()), Form::TN, None, Some(dw));
-            self.matmul(dx.slice_rows(rows), logits, w, Form::NN, None, None); // last: dx may be x
+            self.matmul(dw, logits, x.slice_rows(rows.clone()), Form::TN, Epilogue::add(None, Some(dw)));
+            self.matmul(dx.slice_rows(rows), logits, w, Form::NN, Epilogue::NONE); // last: dx may be x
         });
     }
 
@@ -113,7 +119,10 @@ impl Loss for Cpu {
                 let top = simd::max(row);
                 let first = row.iter().position(|&x| x == top).unwrap_or(0);
                 for j in from..to {
-                    let value = (f64::from(row[targets[j] as usize]) - lse) as f32;
+                    let value = match targets[j] {
+                        NO_TARGET => 0.0,
+                        target => (f64::from(row[target as usize]) - lse) as f32,
+                    };
                     // SAFETY: the asks of a row belong to its task.
                     unsafe {
                         *(out as *mut f32).add(j) = value;

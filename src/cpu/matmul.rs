@@ -3,7 +3,7 @@
 use super::gemm::{KC, LINES, Left, Micro, pack_cols, pack_rows};
 use super::rows::{load, shape, store, view, with_buffers};
 use super::{Cpu, simd};
-use crate::ops::matmul::{Form, Matmul};
+use crate::ops::matmul::{Activation, Epilogue, Form, Matmul};
 use crate::tensor::Tensor;
 
 /// Largest output tile of a task: with its operand blocks it fits half a megabyte of L2.
@@ -25,15 +25,8 @@ fn tile(m: usize, n: usize, micro: &Micro, threads: usize) -> (usize, usize) {
 }
 
 impl Matmul for Cpu {
-    fn matmul(
-        &self,
-        y: Tensor,
-        a: Tensor,
-        b: Tensor,
-        form: Form,
-        bias: Option<Tensor>,
-        plus: Option<Tensor>,
-    ) {
+    fn matmul(&self, y: Tensor, a: Tensor, b: Tensor, form: Form, epilogue: Epilogue) {
+        let Epilogue { bias, activation, plus } = epilogue;
         let (m, k) = if form == Form::TN { (a.cols(), a.rows()) } else { (a.rows(), a.cols()) };
         let n = if form == Form::NT { b.rows() } else { b.cols() };
         assert_eq!(
@@ -84,6 +77,11 @@ impl Matmul for Cpu {
                     let out = &mut c[r * pn..][..nj];
                     if let Some(bias) = bias {
                         simd::add(out, view(lines, bias, 0, j0, nj));
+                    }
+                    match activation {
+                        Some(Activation::Gelu) => simd::gelu_all(out),
+                        Some(Activation::Silu) => simd::silu_all(out),
+                        None => {}
                     }
                     if let Some(plus) = plus {
                         simd::add(out, view(lines, plus, i0 + r, j0, nj));

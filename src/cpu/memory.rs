@@ -3,8 +3,8 @@
 use super::Cpu;
 use super::rows::{slice, slice_mut};
 use super::simd::{Level, level};
-use crate::error::{Error, Kind, Result};
-use crate::ops::memory::{Block, Memory};
+use crate::error::Result;
+use crate::ops::memory::{Block, Fetch, Memory, too_large};
 use crate::tensor::Tensor;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 
@@ -48,14 +48,13 @@ impl Memory for Cpu {
         format!("cpu x{} ({vectors})", self.threads())
     }
 
+    fn free(&self) -> Option<u64> {
+        available()
+    }
+
     fn alloc(&self, bytes: usize) -> Result<Block> {
         let free = available();
-        let too_large = || {
-            let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
-            let of = free.map_or(String::new(), |free| format!(" of the {:.0} MiB that are free", mib(free)));
-            Error::new(Kind::Memory, format!("cannot allocate {:.0} MiB{of}", mib(bytes as u64)))
-                .fix("training: lower --micro-batch or --seq-len, or --recompute block; scoring: lower --max-length; both: a 16-bit --dtype")
-        };
+        let too_large = || too_large(bytes as u64, free);
         let layout = Layout::from_size_align(bytes.max(64), 64).map_err(|_| too_large())?;
         if free.is_some_and(|free| bytes as u64 > free) {
             return Err(too_large());
@@ -80,6 +79,12 @@ impl Memory for Cpu {
         assert!(src.is_dense() && src.bytes() == dst.len(), "{} bytes from {src:?}", dst.len());
         // SAFETY: as in `write`.
         unsafe { std::ptr::copy_nonoverlapping(src.addr() as *const u8, dst.as_mut_ptr(), dst.len()) };
+    }
+
+    fn fetch(&self, src: Tensor) -> Fetch {
+        let mut bytes = vec![0; src.bytes()];
+        self.read(&mut bytes, src);
+        Fetch::new(move || bytes)
     }
 
     fn zero(&self, x: Tensor) {

@@ -18,7 +18,7 @@ mod rows;
 mod simd;
 
 use crate::error::{Error, Result};
-use crate::ops::Device;
+use crate::ops::{Device, Profile};
 
 /// Bytes of buffers that a thread keeps between ops, about: the packed blocks of matmul or attention.
 pub const THREAD_BUFFERS: usize = 1 << 20;
@@ -63,7 +63,11 @@ impl Cpu {
     }
 }
 
-impl Device for Cpu {}
+impl Device for Cpu {
+    fn profile(&self) -> Profile {
+        Profile::PLAIN
+    }
+}
 
 /// Rows that make about `elems` elements of work: cutting by shape keeps results independent of the thread count.
 fn rows_for(cols: usize, elems: usize) -> usize {

@@ -123,6 +123,37 @@ pub(super) fn exp(x: f32) -> f32 {
     if x < -87.336_54 { 0.0 } else { y }
 }
 
+/// `x / (1 + e^-x)`.
+#[inline(always)]
+pub(super) fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// `x / 2 (1 + tanh(u))` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`, which is `x / (1 + e^(-2 u))`.
+#[inline(always)]
+pub(super) fn gelu(x: f32) -> f32 {
+    const TWICE_ROOT: f32 = 1.595_769_1;
+    x / (1.0 + exp(-TWICE_ROOT * x * (x * x).mul_add(0.044_715, 1.0)))
+}
+
+vectorized! {
+    /// `x = silu(x)`.
+    pub(super) fn silu_all(x: &mut [f32]) {
+        for x in x {
+            *x = silu(*x);
+        }
+    }
+}
+
+vectorized! {
+    /// `x = gelu(x)`.
+    pub(super) fn gelu_all(x: &mut [f32]) {
+        for x in x {
+            *x = gelu(*x);
+        }
+    }
+}
+
 /// The lanes' sum, pairwise.
 #[inline(always)]
 fn fold(mut lanes: [f32; LANES]) -> f32 {

@@ -1,22 +1,29 @@
 //! Activations: what a pass needs room for, what training keeps for the backward pass, and the batch on the device.
 //!
-//! One arena sized for the largest batch; a batch of `t` tokens uses the first `t` rows of everything. With
-//! [`Recompute::Block`] only the residual stream between blocks is kept and each block runs forward again before its
-//! backward pass; the numbers are the same bits.
+//! One arena sized for the largest batch; a batch of `t` tokens uses the first `t` rows of everything. What a block keeps for
+//! its backward pass is set by [`Recompute`]; what it does not keep lies in one place for all blocks and is computed again, with
+//! the same bits. There are two places for batches that take turns, so that one can be filled while the other is worked on.
 
 use super::config::Config;
 use crate::arena::Arena;
+use crate::ops::loss::NO_TARGET;
 use crate::ops::norm::bwd_scratch_rows;
-use crate::ops::{Batch, Device, Segment};
+use crate::ops::{Batch, Device, Forest, Profile, Segment};
 use crate::tensor::{DType, Tensor};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What is kept of a block for its backward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// What is computed again of a block in its backward pass, instead of kept: the more, the less memory and the more time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recompute {
-    /// Everything.
+    /// Nothing.
     None,
-    /// Its input; the rest is computed again.
+    /// Norms and the product of gates and ups: no matrix products.
+    Lean,
+    /// Those, and gates and ups: a sixth of the products of a step.
+    Ffn,
+    /// Everything but the block's input: nearly a quarter of a step.
     Block,
 }
 
@@ -31,12 +38,20 @@ pub struct Sizes {
     pub chunk: usize,
     /// For training: what to keep. `None`: a pass that keeps nothing (scoring).
     pub train: Option<Recompute>,
+    /// What the device asks for.
+    pub profile: Profile,
 }
 
 impl Sizes {
     /// As many rows of logits as fit `bytes`, at least 1 and at most `asks`.
     pub fn chunk_for(vocab: usize, asks: usize, bytes: usize) -> usize {
         (bytes / (4 * vocab)).clamp(1, asks.max(1))
+    }
+
+    /// Tokens and asks with what a batch is filled up with.
+    fn filled(&self) -> (usize, usize) {
+        let multiple = self.profile.multiple;
+        (self.tokens.next_multiple_of(multiple), self.asks.next_multiple_of(multiple))
     }
 }
 
@@ -65,27 +80,39 @@ pub(super) struct BlockActs {
 }
 
 impl BlockActs {
-    fn carve(c: &Config, arena: &mut Arena, dtype: DType, t: usize) -> Self {
+    /// A block's activations; what is computed again where block 0, `first`, has it.
+    fn carve(
+        c: &Config,
+        arena: &mut Arena,
+        dtype: DType,
+        t: usize,
+        recompute: Recompute,
+        first: Option<&Self>,
+    ) -> Self {
         let (d, k) = (c.hidden, c.head_size);
-        let mut take = |dtype, cols| arena.take("activations", dtype, t, cols);
+        let mut take = |again: Recompute, place: fn(&Self) -> Tensor, dtype, cols| match first {
+            Some(first) if recompute >= again => place(first),
+            _ => arena.take("activations", dtype, t, cols),
+        };
+        use Recompute::{Block, Ffn, Lean};
         Self {
-            h1: take(dtype, d),
-            rstd1: take(DType::F32, 1),
-            qkv: take(dtype, c.qkv_cols()),
+            h1: take(Lean, |b| b.h1, dtype, d),
+            rstd1: take(Lean, |b| b.rstd1, DType::F32, 1),
+            qkv: take(Block, |b| b.qkv, dtype, c.qkv_cols()),
             qk: c.qk_norm.then(|| {
                 (
-                    take(dtype, (c.heads + c.kv_heads) * k),
-                    take(DType::F32, c.heads),
-                    take(DType::F32, c.kv_heads),
+                    take(Block, |b| b.qk.expect("as in block 0").0, dtype, (c.heads + c.kv_heads) * k),
+                    take(Block, |b| b.qk.expect("as in block 0").1, DType::F32, c.heads),
+                    take(Block, |b| b.qk.expect("as in block 0").2, DType::F32, c.kv_heads),
                 )
             }),
-            o: take(dtype, c.heads * k),
-            lse: take(DType::F32, c.heads),
-            mid: take(dtype, d),
-            h2: take(dtype, d),
-            rstd2: take(DType::F32, 1),
-            gate_up: take(dtype, 2 * c.ffn),
-            act: take(dtype, c.ffn),
+            o: take(Block, |b| b.o, dtype, c.heads * k),
+            lse: take(Block, |b| b.lse, DType::F32, c.heads),
+            mid: take(Block, |b| b.mid, dtype, d),
+            h2: take(Lean, |b| b.h2, dtype, d),
+            rstd2: take(Lean, |b| b.rstd2, DType::F32, 1),
+            gate_up: take(Ffn, |b| b.gate_up, dtype, 2 * c.ffn),
+            act: take(Lean, |b| b.act, dtype, c.ffn),
         }
     }
 
@@ -118,7 +145,7 @@ pub(super) struct Back {
     pub(super) dqkv: Tensor,
     /// Gradient of the attention output, `[t, h k]`.
     pub(super) do_: Tensor,
-    /// Attention's scratch, `[t, h]` f32.
+    /// Attention's scratch, `[t, h]` f32, or `[t, h + h k]`.
     pub(super) delta: Tensor,
     /// Norm scratch for widths `d` and `k`.
     pub(super) norm: Tensor,
@@ -142,14 +169,27 @@ pub struct Acts {
     logits: Tensor,
     values: Tensor,
     best: Tensor,
+    places: [Place; 2],
+    /// Which place the next batch takes.
+    next: Cell<usize>,
+    /// Tells these activations from all others of this process.
+    id: u64,
+}
+
+/// Where a batch lies on the device.
+#[derive(Clone, Copy, Debug)]
+struct Place {
     tokens: Tensor,
     positions: Tensor,
+    order: Tensor,
+    table: Tensor,
     rows: Tensor,
     unique: Tensor,
     targets: Tensor,
+    scale: Tensor,
 }
 
-/// A batch on the device, valid until the next upload.
+/// A batch on the device, good for one pass; the next upload may go beside that pass.
 #[derive(Clone, Debug)]
 pub struct Input {
     /// Token ids, `[1, t]` u32.
@@ -162,8 +202,27 @@ pub struct Input {
     pub rows: Tensor,
     /// For each ask its target, `[1, asks]` u32.
     pub targets: Tensor,
-    /// The forest.
+    /// The rows sorted by token, `[1, t]` u32.
+    pub order: Tensor,
+    /// Factor on the losses in training, `[1, 1]` f32.
+    pub scale: Tensor,
+    /// The forest, with what the batch was filled up with.
     pub segments: Vec<Segment>,
+    /// What the attention ops keep of it.
+    pub table: Tensor,
+    /// How many of the predicting rows are the batch's own, without filling.
+    pub(super) distinct: usize,
+    /// The targets of the batch itself, without filling.
+    pub wanted: Vec<u32>,
+    /// What a recording of the passes over this input depends on.
+    pub(super) key: [u64; 5],
+}
+
+impl Input {
+    /// The forest as the attention ops take it.
+    pub fn forest(&self) -> Forest<'_> {
+        Forest { segments: &self.segments, table: self.table }
+    }
 }
 
 /// The first `t` rows of everything, and the block activations by layer.
@@ -196,11 +255,14 @@ impl View {
 impl Acts {
     /// Takes room for batches of `sizes` from `arena`, activations in `dtype`.
     pub fn carve(c: &Config, arena: &mut Arena, dtype: DType, sizes: Sizes) -> Self {
-        let (t, d, k) = (sizes.tokens, c.hidden, c.head_size);
+        let ((t, n), d, k) = (sizes.filled(), c.hidden, c.head_size);
         let streams = if sizes.train.is_some() { c.layers + 1 } else { 2 };
         let stream = (0..streams).map(|_| arena.take("residual stream", dtype, t, d)).collect();
-        let blocks = if sizes.train == Some(Recompute::None) { c.layers } else { 1 };
-        let blocks = (0..blocks).map(|_| BlockActs::carve(c, arena, dtype, t)).collect();
+        let recompute = sizes.train.unwrap_or(Recompute::Block);
+        let mut blocks: Vec<BlockActs> = Vec::with_capacity(c.layers);
+        for _ in 0..if recompute == Recompute::Block { 1 } else { c.layers } {
+            blocks.push(BlockActs::carve(c, arena, dtype, t, recompute, blocks.first()));
+        }
         let back = sizes.train.map(|_| {
             let mut take = |dtype, rows, cols| arena.take("backward", dtype, rows, cols);
             Back {
@@ -208,7 +270,7 @@ impl Acts {
                 dh: take(dtype, t, d),
                 dqkv: take(dtype, t, c.qkv_cols()),
                 do_: take(dtype, t, c.heads * k),
-                delta: take(DType::F32, t, c.heads),
+                delta: take(DType::F32, t, c.heads * if sizes.profile.dq_scratch { 1 + k } else { 1 }),
                 norm: take(DType::F32, bwd_scratch_rows(t), d),
                 head_norm: take(DType::F32, bwd_scratch_rows(t), k),
             }
@@ -217,10 +279,19 @@ impl Acts {
             Some(_) => arena.take("backward", dtype, t, d),
             None => arena.take("backward", dtype, 0, d),
         };
-        let n = sizes.asks;
-        let mut batch = |n: usize| arena.take("batch", DType::U32, 1, n);
-        let (tokens, positions) = (batch(t), batch(t));
-        let (rows, unique, targets, best) = (batch(n), batch(n), batch(n), batch(n));
+        let mut batch = |dtype, n: usize| arena.take("batch", dtype, 1, n);
+        let places = [(); 2].map(|()| Place {
+            tokens: batch(DType::U32, t),
+            positions: batch(DType::U32, t),
+            order: batch(DType::U32, t),
+            table: batch(DType::U32, sizes.profile.table_words(t)),
+            rows: batch(DType::U32, n),
+            unique: batch(DType::U32, n),
+            targets: batch(DType::U32, n),
+            scale: batch(DType::F32, 1),
+        });
+        let best = batch(DType::U32, n);
+        static COUNT: AtomicU64 = AtomicU64::new(0);
         Self {
             sizes,
             stream,
@@ -233,11 +304,9 @@ impl Acts {
             logits: arena.take("logits chunk", DType::F32, sizes.chunk, c.vocab),
             values: arena.take("head", DType::F32, 1, n),
             best,
-            tokens,
-            positions,
-            rows,
-            unique,
-            targets,
+            places,
+            next: Cell::new(0),
+            id: COUNT.fetch_add(1, Ordering::Relaxed),
         }
     }
 
@@ -246,22 +315,41 @@ impl Acts {
         self.sizes
     }
 
-    pub(super) fn upload(&self, device: &dyn Device, batch: &Batch) -> Input {
-        let (t, n) = (batch.len(), batch.rows.len());
+    /// Puts `batch` at its place, filled up as the device asks: with tokens 0 in segments of their own, at most `longest`
+    /// long, and predictions of nothing.
+    pub(super) fn upload(&self, device: &dyn Device, batch: &Batch, scale: f32, longest: usize) -> Input {
+        let (mut t, asks) = (batch.len(), batch.rows.len());
         assert!(
-            t <= self.sizes.tokens && n <= self.sizes.asks,
-            "a batch of {t} tokens, {n} asks in {:?}",
+            t <= self.sizes.tokens && asks <= self.sizes.asks,
+            "a batch of {t} tokens, {asks} asks in {:?}",
             self.sizes
         );
-        let put = |place: Tensor, values: &[u32]| {
-            let place = place.slice_cols(0..values.len());
-            device.write(place, bytemuck::cast_slice(values));
-            place
-        };
+        let (mut tokens, mut positions) = (batch.tokens.clone(), batch.positions());
+        let mut segments = batch.segments.clone();
+        let multiple = self.sizes.profile.multiple;
+        let filled = t.next_multiple_of(multiple);
+        while t < filled {
+            let len = longest.min(filled - t);
+            let start = t as u32;
+            segments.push(Segment {
+                parent: None,
+                start,
+                queries: Some(start),
+                len: len as u32,
+                position: 0,
+            });
+            tokens.resize(t + len, 0);
+            positions.extend(0..len as u32);
+            t += len;
+        }
+        let mut order: Vec<u32> = (0..t as u32).collect();
+        order.sort_by_key(|&row| tokens[row as usize]);
+
         let mut unique = batch.rows.clone();
         unique.dedup();
+        let distinct = unique.len();
         let mut at = 0;
-        let rows: Vec<u32> = batch
+        let mut rows: Vec<u32> = batch
             .rows
             .iter()
             .map(|r| {
@@ -269,14 +357,41 @@ impl Acts {
                 at as u32
             })
             .collect();
-        Input {
-            tokens: put(self.tokens, &batch.tokens),
-            positions: put(self.positions, &batch.positions()),
-            unique: put(self.unique, &unique),
-            rows: put(self.rows, &rows),
-            targets: put(self.targets, &batch.targets),
-            segments: batch.segments.clone(),
-        }
+        let mut targets = batch.targets.clone();
+        unique.resize(unique.len().next_multiple_of(multiple), (t as u32).saturating_sub(1));
+        let last = (unique.len() as u32).saturating_sub(1);
+        rows.resize(asks.next_multiple_of(multiple), last);
+        targets.resize(rows.len(), NO_TARGET);
+
+        let slot = self.next.get();
+        let place = &self.places[slot];
+        let put = |place: Tensor, values: &[u32]| {
+            let place = place.slice_cols(0..values.len());
+            device.write_ahead(place, bytemuck::cast_slice(values));
+            place
+        };
+        device.write_ahead(place.scale, bytemuck::bytes_of(&scale));
+        let input = Input {
+            tokens: put(place.tokens, &tokens),
+            positions: put(place.positions, &positions),
+            order: put(place.order, &order),
+            unique: put(place.unique, &unique),
+            rows: put(place.rows, &rows),
+            targets: put(place.targets, &targets),
+            scale: place.scale,
+            segments,
+            table: place.table,
+            distinct,
+            wanted: batch.targets.clone(),
+            key: [self.id, slot as u64, t as u64, unique.len() as u64, rows.len() as u64],
+        };
+        device.attention_plan(&input.forest());
+        input
+    }
+
+    /// The next upload takes the other place: the device has work that reads this one.
+    pub(super) fn turn(&self) {
+        self.next.set(1 - self.next.get());
     }
 
     pub(super) fn view(&self, t: usize) -> View {

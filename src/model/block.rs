@@ -3,7 +3,7 @@
 use super::Model;
 use super::acts::{BlockActs, Input, Recompute, View};
 use super::params::Block;
-use crate::ops::{Device, Form, Heads};
+use crate::ops::{Device, Epilogue, Form, Heads};
 use crate::tensor::Tensor;
 
 /// Column views of the query, key and value parts.
@@ -48,7 +48,7 @@ pub(super) fn forward(device: &dyn Device, model: &Model, l: usize, view: &View,
     let (p, a) = (&model.params.blocks[l], view.block(l));
     inner(device, model, l, view, input);
     // 9: feed-forward output and residual
-    device.matmul(view.stream(l + 1), a.act, p.down, Form::NT, p.down_bias, Some(a.mid));
+    device.matmul(view.stream(l + 1), a.act, p.down, Form::NT, Epilogue::add(p.down_bias, Some(a.mid)));
 }
 
 /// Steps 1 to 8: everything that the backward pass needs.
@@ -56,7 +56,7 @@ fn inner(device: &dyn Device, model: &Model, l: usize, view: &View, input: &Inpu
     let (p, a, x, eps) = (&model.params.blocks[l], view.block(l), view.stream(l), model.config.eps);
     // 1, 2: norm and projections
     device.rms_norm_fwd(a.h1, a.rstd1, x, p.norm1, eps);
-    device.matmul(a.qkv, a.h1, p.qkv, Form::NT, p.qkv_bias, None);
+    device.matmul(a.qkv, a.h1, p.qkv, Form::NT, Epilogue::add(p.qkv_bias, None));
     // 3: query and key norms, rotation
     let qkv = attended(model, a);
     if let (Some((_, q_rstd, k_rstd)), Some(q_norm), Some(k_norm)) = (a.qk, p.q_norm, p.k_norm) {
@@ -67,17 +67,41 @@ fn inner(device: &dyn Device, model: &Model, l: usize, view: &View, input: &Inpu
     device.rope(qkv.q, input.positions, model.rope, false);
     device.rope(qkv.k, input.positions, model.rope, false);
     // 4, 5: attention, its output projection and residual
-    device.attention_fwd(a.o, a.lse, qkv.q, qkv.k, qkv.v, &input.segments, heads(model, l));
-    device.matmul(a.mid, a.o, p.out, Form::NT, p.out_bias, Some(x));
+    device.attention_fwd(a.o, a.lse, qkv.q, qkv.k, qkv.v, &input.forest(), heads(model, l));
+    device.matmul(a.mid, a.o, p.out, Form::NT, Epilogue::add(p.out_bias, Some(x)));
     // 6, 7, 8: norm, gate and up, their product
     device.rms_norm_fwd(a.h2, a.rstd2, a.mid, p.norm2, eps);
-    device.matmul(a.gate_up, a.h2, p.gate_up, Form::NT, p.gate_up_bias, None);
+    gate_up(device, model, l, view);
     device.swiglu_fwd(a.act, a.gate_up);
+}
+
+/// Step 7.
+fn gate_up(device: &dyn Device, model: &Model, l: usize, view: &View) {
+    let (p, a) = (&model.params.blocks[l], view.block(l));
+    device.matmul(a.gate_up, a.h2, p.gate_up, Form::NT, Epilogue::add(p.gate_up_bias, None));
+}
+
+/// Computes again what the backward pass of block `l` needs and the forward pass did not keep.
+fn again(device: &dyn Device, model: &Model, l: usize, view: &View, input: &Input) {
+    let (p, a, eps) = (&model.params.blocks[l], view.block(l), model.config.eps);
+    let recompute = view.train.expect("a backward pass is part of training");
+    match recompute {
+        Recompute::None => {}
+        Recompute::Block => inner(device, model, l, view, input),
+        Recompute::Lean | Recompute::Ffn => {
+            device.rms_norm_fwd(a.h1, a.rstd1, view.stream(l), p.norm1, eps);
+            device.rms_norm_fwd(a.h2, a.rstd2, a.mid, p.norm2, eps);
+            if recompute == Recompute::Ffn {
+                gate_up(device, model, l, view);
+            }
+            device.swiglu_fwd(a.act, a.gate_up);
+        }
+    }
 }
 
 /// Gradients of a projection `y = x w^T + b`: added to `dw` and `db`.
 fn weight_gradients(device: &dyn Device, dw: Tensor, db: Option<Tensor>, dy: Tensor, x: Tensor) {
-    device.matmul(dw, dy, x, Form::TN, None, Some(dw));
+    device.matmul(dw, dy, x, Form::TN, Epilogue::add(None, Some(dw)));
     if let Some(db) = db {
         device.sum_rows(db, dy);
     }
@@ -85,25 +109,23 @@ fn weight_gradients(device: &dyn Device, dw: Tensor, db: Option<Tensor>, dy: Ten
 
 /// Takes `view.dx` from the gradient of stream `l + 1` to that of stream `l`, adding the parameters' gradients to `g`.
 pub(super) fn backward(device: &dyn Device, model: &Model, l: usize, view: &View, input: &Input, g: &Block) {
-    if view.train == Some(Recompute::Block) {
-        inner(device, model, l, view, input);
-    }
+    again(device, model, l, view, input);
     let (p, a, x, dx) = (&model.params.blocks[l], view.block(l), view.stream(l), view.dx);
     let b = view.back.expect("a backward pass has its scratch");
     // 9: dx is both the residual's and the down projection's output gradient
-    device.matmul(b.dact, dx, p.down, Form::NN, None, None);
+    device.matmul(b.dact, dx, p.down, Form::NN, Epilogue::NONE);
     weight_gradients(device, g.down, g.down_bias, dx, a.act);
     // 8, 7, 6
     device.swiglu_bwd(a.gate_up, b.dact, a.gate_up);
-    device.matmul(b.dh, a.gate_up, p.gate_up, Form::NN, None, None);
+    device.matmul(b.dh, a.gate_up, p.gate_up, Form::NN, Epilogue::NONE);
     weight_gradients(device, g.gate_up, g.gate_up_bias, a.gate_up, a.h2);
     device.rms_norm_bwd(dx, g.norm2, b.dh, a.mid, p.norm2, a.rstd2, Some(dx), b.norm);
     // 5, 4
-    device.matmul(b.do_, dx, p.out, Form::NN, None, None);
+    device.matmul(b.do_, dx, p.out, Form::NN, Epilogue::NONE);
     weight_gradients(device, g.out, g.out_bias, dx, a.o);
     let (qkv, d) = (attended(model, a), split(model, b.dqkv));
     let h = heads(model, l);
-    device.attention_bwd(d.q, d.k, d.v, b.do_, qkv.q, qkv.k, qkv.v, a.o, a.lse, &input.segments, h, b.delta);
+    device.attention_bwd(d.q, d.k, d.v, b.do_, qkv.q, qkv.k, qkv.v, a.o, a.lse, &input.forest(), h, b.delta);
     // 3
     device.rope(d.q, input.positions, model.rope, true);
     device.rope(d.k, input.positions, model.rope, true);
@@ -116,7 +138,7 @@ pub(super) fn backward(device: &dyn Device, model: &Model, l: usize, view: &View
         }
     }
     // 2, 1
-    device.matmul(b.dh, b.dqkv, p.qkv, Form::NN, None, None);
+    device.matmul(b.dh, b.dqkv, p.qkv, Form::NN, Epilogue::NONE);
     weight_gradients(device, g.qkv, g.qkv_bias, b.dqkv, a.h1);
     device.rms_norm_bwd(dx, g.norm1, b.dh, x, p.norm1, a.rstd1, Some(dx), b.norm);
 }

@@ -4,7 +4,7 @@ use super::Model;
 use super::acts::{Input, View};
 use super::params::Params;
 use crate::ops::norm::bwd_scratch_rows;
-use crate::ops::{Device, Form};
+use crate::ops::{Device, Epilogue, Form};
 use crate::tensor::Tensor;
 
 /// Gathers the predicting rows of the residual stream and norms them.
@@ -18,14 +18,7 @@ fn pick(device: &dyn Device, model: &Model, view: &View, input: &Input) -> (Tens
 }
 
 /// Losses of the asks, gradients of norm and head added to `grads`, that of the stream set in `view.dx`.
-pub(super) fn loss(
-    device: &dyn Device,
-    model: &Model,
-    view: &View,
-    input: &Input,
-    grads: &Params,
-    scale: f32,
-) -> Tensor {
+pub(super) fn loss(device: &dyn Device, model: &Model, view: &View, input: &Input, grads: &Params) {
     let (picked, normed, rstd) = pick(device, model, view, input);
     let n = picked.rows();
     assert_eq!(n, input.targets.cols(), "in training every row has one target");
@@ -38,41 +31,32 @@ pub(super) fn loss(
         normed,
         p.head,
         input.targets,
-        scale,
+        input.scale,
         view.logits,
     );
     let back = view.back.expect("training has its scratch");
     let scratch = back.norm.slice_rows(0..bwd_scratch_rows(n));
     device.rms_norm_bwd(normed, grads.norm, normed, picked, p.norm, rstd, None, scratch);
     device.scatter_rows(view.dx, normed, input.unique);
-    losses
 }
 
-/// Log-probability of every ask's target and whether it is the likeliest token.
-pub(super) fn predict(device: &dyn Device, model: &Model, view: &View, input: &Input) -> Vec<(f32, bool)> {
+/// Log-probability of every ask's target, `[1, asks]` f32, and the likeliest token, `[1, asks]` u32.
+pub(super) fn predict(device: &dyn Device, model: &Model, view: &View, input: &Input) -> (Tensor, Tensor) {
     let n = input.rows.cols();
-    if n == 0 {
-        return Vec::new();
-    }
     let (_, normed, _) = pick(device, model, view, input);
     let (values, best) = (view.values.slice_cols(0..n), view.best.slice_cols(0..n));
-    let head = model.params.head;
-    device.linear_logprob(values, best, normed, head, input.rows, input.targets, view.logits);
-    let (mut logprobs, mut likeliest, mut targets) = (vec![0f32; n], vec![0u32; n], vec![0u32; n]);
-    device.read(bytemuck::cast_slice_mut(&mut logprobs), values);
-    device.read(bytemuck::cast_slice_mut(&mut likeliest), best);
-    device.read(bytemuck::cast_slice_mut(&mut targets), input.targets);
-    (0..n).map(|i| (logprobs[i], likeliest[i] == targets[i])).collect()
+    device.linear_logprob(values, best, normed, model.params.head, input.rows, input.targets, view.logits);
+    (values, best)
 }
 
 /// Logits of the distinct predicting rows, `[rows, v]`.
 pub(super) fn logits(device: &dyn Device, model: &Model, view: &View, input: &Input) -> Vec<f32> {
     let (_, normed, _) = pick(device, model, view, input);
     let v = model.config.vocab;
-    let mut out = vec![0f32; normed.rows() * v];
+    let mut out = vec![0f32; input.distinct * v];
     for (r, out) in out.chunks_exact_mut(v).enumerate() {
         let row = view.logits.slice_rows(0..1);
-        device.matmul(row, normed.slice_rows(r..r + 1), model.params.head, Form::NT, None, None);
+        device.matmul(row, normed.slice_rows(r..r + 1), model.params.head, Form::NT, Epilogue::NONE);
         device.read(bytemuck::cast_slice_mut(out), row);
     }
     out

@@ -20,6 +20,13 @@ use crate::error::Result;
 use crate::ops::{Batch, Device};
 use crate::tensor::{DType, Tensor};
 
+/// What is done with an input.
+#[derive(Clone, Copy)]
+enum Pass {
+    Train,
+    Predict,
+}
+
 /// A model on a device: the configuration, its weights and the rotary table.
 pub struct Model {
     /// Shapes and variants.
@@ -53,28 +60,50 @@ impl Model {
 
     /// Per-token losses of a batch and the gradient of `scale * sum(losses)`, added to `grads`.
     /// The losses stay on the device: the result is their handle, `[1, asks]` f32, valid until the next pass.
-    pub fn train(
+    pub fn train(&self, device: &dyn Device, acts: &Acts, input: &Input, grads: &Params) -> Tensor {
+        let view = acts.view(input.tokens.cols());
+        self.replay(device, acts, Pass::Train, input, grads.all, &mut || {
+            self.forward(device, acts, input);
+            head::loss(device, self, &view, input, grads);
+            for l in (0..self.config.layers).rev() {
+                block::backward(device, self, l, &view, input, &grads.blocks[l]);
+            }
+            device.embed_bwd(grads.embed, view.dx, input.tokens, input.order);
+        });
+        view.values.slice_cols(0..input.wanted.len())
+    }
+
+    /// Has the device record `work` for inputs of this size, and play it again.
+    fn replay(
         &self,
         device: &dyn Device,
         acts: &Acts,
+        pass: Pass,
         input: &Input,
-        grads: &Params,
-        scale: f32,
-    ) -> Tensor {
-        self.forward(device, acts, input);
-        let view = acts.view(input.tokens.cols());
-        let losses = head::loss(device, self, &view, input, grads, scale);
-        for l in (0..self.config.layers).rev() {
-            block::backward(device, self, l, &view, input, &grads.blocks[l]);
-        }
-        device.embed_bwd(grads.embed, view.dx, input.tokens);
-        losses
+        grads: Tensor,
+        work: &mut dyn FnMut(),
+    ) {
+        let [id, slot, t, unique, asks] = input.key;
+        let (weights, grads) = (self.params.all.addr() as u64, grads.addr() as u64);
+        device.replay(&[pass as u64, id, slot, t, unique, asks, weights, grads], work);
+        acts.turn();
     }
 
     /// For every ask of the batch the log-probability of its target and whether it is the likeliest token.
     pub fn predict(&self, device: &dyn Device, acts: &Acts, input: &Input) -> Vec<(f32, bool)> {
-        self.forward(device, acts, input);
-        head::predict(device, self, &acts.view(input.tokens.cols()), input)
+        let n = input.wanted.len();
+        if n == 0 {
+            return Vec::new();
+        }
+        let view = acts.view(input.tokens.cols());
+        self.replay(device, acts, Pass::Predict, input, view.values, &mut || {
+            self.forward(device, acts, input);
+            head::predict(device, self, &view, input);
+        });
+        let (mut logprobs, mut likeliest) = (vec![0f32; n], vec![0u32; n]);
+        device.read(bytemuck::cast_slice_mut(&mut logprobs), view.values.slice_cols(0..n));
+        device.read(bytemuck::cast_slice_mut(&mut likeliest), view.best.slice_cols(0..n));
+        (0..n).map(|i| (logprobs[i], likeliest[i] == input.wanted[i])).collect()
     }
 
     /// The logits of the rows asked for, `[asks, v]` row by row: for generation and tests, not for scoring.
@@ -83,14 +112,15 @@ impl Model {
         head::logits(device, self, &acts.view(input.tokens.cols()), input)
     }
 
-    /// Checks `batch` and puts it at its fixed place on the device.
-    pub fn upload(&self, device: &dyn Device, acts: &Acts, batch: &Batch) -> Result<Input> {
+    /// Checks `batch` and puts it at one of its two places on the device. `scale` is the factor on its losses in training.
+    pub fn upload(&self, device: &dyn Device, acts: &Acts, batch: &Batch, scale: f32) -> Result<Input> {
         batch.check(self.config.vocab, self.rope.rows())?;
-        Ok(acts.upload(device, batch))
+        Ok(acts.upload(device, batch, scale, self.rope.rows()))
     }
 
-    /// Writes random weights: normal with the configured deviation, norms one, biases zero (for pretraining).
-    pub fn init(&self, device: &dyn Device, params: &Params, seed: u64) {
-        init::fill(device, &self.config, params, seed);
+    /// Gives `put` random weights (for pretraining): every parameter and its values as f32 bytes, normal with the configured
+    /// deviation, norms one, biases zero.
+    pub fn init(&self, seed: u64, put: &mut dyn FnMut(Tensor, &[u8])) {
+        init::fill(&self.config, &self.params, seed, put);
     }
 }

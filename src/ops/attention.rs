@@ -3,7 +3,7 @@
 //! Dao et al., "FlashAttention", 2022. Key tiles are counted in *path positions* (a token's place in its root-to-leaf
 //! sequence), so a query's result is the same bits whether its prefix is shared, packed or alone.
 
-use crate::ops::forest::Segment;
+use crate::ops::forest::Forest;
 use crate::tensor::Tensor;
 
 /// Geometry of the heads.
@@ -23,8 +23,11 @@ pub struct Heads {
 
 /// Attention forward and backward.
 pub trait Attention {
-    /// `o = softmax(scale . q k^T) v` over each token's path; `o, q [t, h k]`, `k, v [t, g k]`, `lse [t, h]` f32 (log of
-    /// the softmax denominators, for the backward pass).
+    /// Writes what the other two ops want to know of a batch's forest to its `table`: once a batch, before them.
+    fn attention_plan(&self, forest: &Forest<'_>);
+    /// `o = softmax(scale . q k^T) v` over each token's path; `o, q [t, h k]`, `lse [t, h]` f32 (log of the softmax
+    /// denominators, for the backward pass). `k, v [tk, g k]` hold the keys of all segments: those of this batch
+    /// (`tk = t`), or a cache with rows of its own, which makes decoding the same op.
     fn attention_fwd(
         &self,
         o: Tensor,
@@ -32,10 +35,11 @@ pub trait Attention {
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        segments: &[Segment],
+        forest: &Forest<'_>,
         heads: Heads,
     );
-    /// Sets `dq, dk, dv` from `do_` and what the forward pass kept. `scratch [t, h]` f32.
+    /// Sets `dq, dk, dv` from `do_` and what the forward pass kept. `scratch [t, h]` f32, or `[t, h + h k]` where the
+    /// device's [`Profile`](super::Profile) has `dq_scratch`. Every segment has its queries here.
     fn attention_bwd(
         &self,
         dq: Tensor,
@@ -47,7 +51,7 @@ pub trait Attention {
         v: Tensor,
         o: Tensor,
         lse: Tensor,
-        segments: &[Segment],
+        forest: &Forest<'_>,
         heads: Heads,
         scratch: Tensor,
     );

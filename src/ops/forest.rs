@@ -5,18 +5,30 @@
 //! question with its options is a root with a child per option, the context computed once.
 
 use crate::error::{Error, Result};
+use crate::tensor::Tensor;
 
-/// One node of the forest: `len` tokens at rows `start..start + len` of the batch.
+/// One node of the forest: `len` tokens with keys and values at rows `start..start + len`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// Index of the parent segment, which stands earlier in the batch; `None` for a root.
     pub parent: Option<u32>,
-    /// First row of the segment in the batch.
+    /// First row of its keys and values.
     pub start: u32,
+    /// First row of its queries; `None` for keys that were computed before (a cache). In a batch of its own: `start`.
+    pub queries: Option<u32>,
     /// Number of tokens, at least 1.
     pub len: u32,
     /// Position of the first token: the parent's `position + len`; 0 for a root.
     pub position: u32,
+}
+
+/// A forest as the attention ops take it.
+#[derive(Clone, Copy, Debug)]
+pub struct Forest<'a> {
+    /// Its segments; parents come first.
+    pub segments: &'a [Segment],
+    /// `[1, n]` u32: what `attention_plan` of the device keeps of them, as many words as its profile asks for.
+    pub table: Tensor,
 }
 
 /// Tokens of a forest and what is asked of them. `rows`, `targets` and `owners` run in parallel.
@@ -52,7 +64,14 @@ impl Batch {
             let p = self.segments[p as usize];
             p.position + p.len
         });
-        self.segments.push(Segment { parent, start: self.len() as u32, len: tokens.len() as u32, position });
+        let start = self.len() as u32;
+        self.segments.push(Segment {
+            parent,
+            start,
+            queries: Some(start),
+            len: tokens.len() as u32,
+            position,
+        });
         self.tokens.extend_from_slice(tokens);
         self.segments.len() as u32 - 1
     }
@@ -93,7 +112,7 @@ impl Batch {
                     )));
                 }
             };
-            if s.start != row || s.len == 0 || s.position != position {
+            if (s.start, s.queries) != (row, Some(row)) || s.len == 0 || s.position != position {
                 return Err(Error::internal(format!("segment {i} breaks the forest's layout: {s:?}")));
             }
             if (s.position + s.len) as usize > context {

@@ -2,11 +2,15 @@
 
 use crate::tensor::Tensor;
 
+/// The target of a row that predicts nothing: batches are filled up with such rows.
+pub const NO_TARGET: u32 = u32::MAX;
+
 /// Linear layer and cross-entropy in one op. `x [r, d]` are the normed rows that predict, `w [v, d]` the head, `targets
-/// [1, n]` u32; `scratch [c, v]` f32 holds the logits of `c` rows at a time.
+/// [1, n]` u32; `scratch [c, v]` f32 has room for the logits of `c` rows, which a device divides as it likes. A target of
+/// [`NO_TARGET`] asks for nothing: its loss and gradient, or its log-probability, are 0.
 pub trait Loss {
     /// `loss[i] = -log softmax(w x_i)[targets_i]`, `[1, r]` f32; sets `dx [r, d]` and adds to `dw [v, d]` f32 the gradient
-    /// of `scale * sum(loss)`. `dx` may be `x`.
+    /// of `scale * sum(loss)`, `scale [1, 1]` f32. `dx` may be `x`.
     fn linear_cross_entropy(
         &self,
         loss: Tensor,
@@ -15,7 +19,7 @@ pub trait Loss {
         x: Tensor,
         w: Tensor,
         targets: Tensor,
-        scale: f32,
+        scale: Tensor,
         scratch: Tensor,
     );
     /// `logprob[i] = log softmax(w x_j)[targets_i]`, `[1, n]` f32, and `best[i]`, `[1, n]` u32, the token of the largest

@@ -22,17 +22,56 @@ pub mod rope;
 pub use attention::{Attention, Heads};
 pub use elem::Elem;
 pub use embed::Embed;
-pub use forest::{Batch, Segment};
+pub use forest::{Batch, Forest, Segment};
 pub use glu::Glu;
 pub use loss::Loss;
-pub use matmul::{Form, Matmul};
-pub use memory::{Block, Memory};
+pub use matmul::{Activation, Epilogue, Form, Matmul};
+pub use memory::{Block, Fetch, Memory};
 pub use norm::Norm;
-pub use optim::{AdamW, Optim};
+pub use optim::{Adafactor, AdamW, Optim};
 pub use rope::Rope;
+
+use crate::tensor::DType;
+
+/// What a device asks of those who lay out memory and batches for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// The storage dtype that suits it best.
+    pub dtype: DType,
+    /// Tokens of a micro-batch that keep it busy.
+    pub tokens: usize,
+    /// Bytes of logits to hold at a time.
+    pub logits: usize,
+    /// Tokens and predictions of a batch are filled up to multiples of this, so that the same sizes come again and a device
+    /// that records its work can play it again. 1: not at all.
+    pub multiple: usize,
+    /// u32 words of a forest's table: so many, and so many more a token.
+    pub table: (usize, usize),
+    /// Whether `attention_bwd` sums `dq` in its scratch, `[t, h k]` f32 more.
+    pub dq_scratch: bool,
+}
+
+impl Profile {
+    /// A device that takes batches as they are: a CPU.
+    pub const PLAIN: Self = Self {
+        dtype: DType::F32,
+        tokens: 2048,
+        logits: 16 << 20,
+        multiple: 1,
+        table: (0, 0),
+        dq_scratch: false,
+    };
+
+    /// Words of the table of a forest of `tokens`.
+    pub const fn table_words(&self, tokens: usize) -> usize {
+        self.table.0 + self.table.1 * tokens
+    }
+}
 
 /// A backend: every op, object-safe, shared between threads.
 pub trait Device:
     Memory + Elem + Embed + Norm + Matmul + Rope + Attention + Glu + Loss + Optim + Send + Sync
 {
+    /// What it asks of memory and batches.
+    fn profile(&self) -> Profile;
 }

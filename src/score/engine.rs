@@ -4,16 +4,13 @@ use super::{Encode, Predict, Prediction};
 use crate::arena::Arena;
 use crate::error::Result;
 use crate::model::{Acts, Config, Model, Sizes};
-use crate::ops::{Batch, Device};
+use crate::ops::{Batch, Device, Profile};
 use crate::tensor::DType;
 use crate::text::Tokenizer;
 use crate::weights::{self, Account, Checkpoint};
 
 /// Tokens of a batch, unless one sequence is longer.
 pub const TOKENS: usize = 4096;
-/// Bytes of logits held at a time.
-const LOGITS: usize = 16 << 20;
-
 /// A loaded model.
 pub struct Engine<'d> {
     device: &'d dyn Device,
@@ -23,14 +20,17 @@ pub struct Engine<'d> {
     arena: Arena,
 }
 
-fn sizes(config: &Config, longest: usize) -> Sizes {
+fn layout(
+    config: &Config,
+    dtype: DType,
+    longest: usize,
+    profile: Profile,
+    arena: &mut Arena,
+) -> (Model, Acts) {
     let tokens = TOKENS.max(config.context.min(longest));
-    Sizes { tokens, asks: tokens, chunk: Sizes::chunk_for(config.vocab, tokens, LOGITS), train: None }
-}
-
-fn layout(config: &Config, dtype: DType, longest: usize, arena: &mut Arena) -> (Model, Acts) {
-    let model = Model::carve(config, arena, dtype, sizes(config, longest).tokens);
-    let acts = Acts::carve(config, arena, dtype, sizes(config, longest));
+    let chunk = Sizes::chunk_for(config.vocab, tokens, profile.logits);
+    let model = Model::carve(config, arena, dtype, tokens);
+    let acts = Acts::carve(config, arena, dtype, Sizes { tokens, asks: tokens, chunk, train: None, profile });
     (model, acts)
 }
 
@@ -43,16 +43,18 @@ impl<'d> Engine<'d> {
         dtype: DType,
         longest: usize,
     ) -> Result<(Self, Account)> {
-        let (arena, (model, acts)) = Arena::carve(device, |arena| layout(config, dtype, longest, arena))?;
+        let profile = device.profile();
+        let (arena, (model, acts)) =
+            Arena::carve(device, |arena| layout(config, dtype, longest, profile, arena))?;
         let account = weights::load(file, config, device, &model.params)?;
         model.prepare(device);
         Ok((Self { device, model, acts, arena }, account))
     }
 
     /// The memory that scoring sequences of up to [`TOKENS`] takes, by what it is for; nothing is allocated.
-    pub fn measure(config: &Config, dtype: DType) -> Arena {
+    pub fn measure(config: &Config, dtype: DType, profile: Profile) -> Arena {
         let mut arena = Arena::measure();
-        layout(config, dtype, TOKENS, &mut arena);
+        layout(config, dtype, TOKENS, profile, &mut arena);
         arena
     }
 
@@ -63,14 +65,14 @@ impl<'d> Engine<'d> {
 
     /// Logits of the rows that `batch` asks for, `[rows, v]`.
     pub fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
-        let input = self.model.upload(self.device, &self.acts, batch)?;
+        let input = self.model.upload(self.device, &self.acts, batch, 0.0)?;
         Ok(self.model.logits(self.device, &self.acts, &input))
     }
 }
 
 impl Predict for Engine<'_> {
     fn predict(&mut self, batch: &Batch) -> Result<Vec<Prediction>> {
-        let input = self.model.upload(self.device, &self.acts, batch)?;
+        let input = self.model.upload(self.device, &self.acts, batch, 0.0)?;
         let values = self.model.predict(self.device, &self.acts, &input);
         Ok(values.into_iter().map(|(logprob, greedy)| Prediction { logprob, greedy }).collect())
     }

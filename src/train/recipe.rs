@@ -1,9 +1,53 @@
 //! How a model is trained: the `[train]` section of the settings.
 
 use super::schedule::{Schedule, Shape};
+use super::states::{Gradients, MasterValues, Method, Moments, Optimizer, Update};
 use crate::model::Recompute;
-use crate::ops::AdamW;
-use serde::{Deserialize, Serialize};
+use crate::ops::{Adafactor, AdamW};
+use crate::rng::Rng;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A value, or `"auto"`: decided from the device, and written down as decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auto<T> {
+    /// Not decided yet.
+    Auto,
+    /// Decided.
+    Fixed(T),
+}
+
+impl<T: Copy> Auto<T> {
+    /// The value, where it is decided.
+    pub fn fixed(self) -> Option<T> {
+        match self {
+            Self::Fixed(value) => Some(value),
+            Self::Auto => None,
+        }
+    }
+}
+
+impl<T: Serialize> Serialize for Auto<T> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => to.serialize_str("auto"),
+            Self::Fixed(value) => value.serialize(to),
+        }
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(from)?;
+        match value.as_str() {
+            Some("auto") => Ok(Self::Auto),
+            _ => T::deserialize(value).map(Self::Fixed).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+/// Stream of the draws that rounding by chance depends on.
+const ROUNDING: u64 = 0x0b17 << 32;
 
 /// The numbers that decide a training run, given model and data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,7 +60,7 @@ pub struct Recipe {
     /// Examples of a step.
     pub batch_size: usize,
     /// Tokens of a micro-batch: decides memory, and the order of sums.
-    pub micro_batch: usize,
+    pub micro_batch: Auto<usize>,
     /// Peak learning rate.
     pub lr: f64,
     /// Its shape.
@@ -29,14 +73,24 @@ pub struct Recipe {
     pub clip: f64,
     /// Decoupled weight decay of matrices.
     pub weight_decay: f64,
+    /// The rule of an update.
+    pub optimizer: Optimizer,
+    /// Adafactor: `lr` is a fraction of the root mean square of a parameter's weights.
+    pub relative_lr: bool,
+    /// What 16-bit weights are rounded from.
+    pub master: Auto<MasterValues>,
+    /// Storage of AdamW's moments.
+    pub moments: Moments,
+    /// Storage of gradients.
+    pub gradients: Auto<Gradients>,
     /// AdamW's first decay.
     pub beta1: f64,
-    /// AdamW's second decay.
+    /// AdamW's second decay, and the most of Adafactor's.
     pub beta2: f64,
     /// AdamW's epsilon.
     pub eps: f64,
     /// What is computed again in the backward pass.
-    pub recompute: Recompute,
+    pub recompute: Auto<Recompute>,
     /// Steps between log lines.
     pub log_every: u64,
     /// Steps between validations; 0: at the start and the end only.
@@ -66,15 +120,27 @@ impl Recipe {
         }
     }
 
-    /// AdamW's numbers for the update after `done` others.
-    pub fn adamw(&self, schedule: &Schedule, done: u64) -> AdamW {
-        AdamW {
-            lr: schedule.at(done) as f32,
-            beta1: self.beta1,
-            beta2: self.beta2,
-            eps: self.eps as f32,
-            decay: self.weight_decay as f32,
-            step: done + 1,
+    /// How weights are updated and what is kept for it, once that is decided.
+    pub fn method(&self) -> Method {
+        Method {
+            optimizer: self.optimizer,
+            relative: self.relative_lr,
+            master: self.master.fixed().expect("decided for the device"),
+            moments: self.moments,
+            gradients: self.gradients.fixed().expect("decided for the device"),
+        }
+    }
+
+    /// The numbers of the update after `done` others.
+    pub fn update(&self, schedule: &Schedule, done: u64) -> Update {
+        let (lr, decay, step) = (schedule.at(done) as f32, self.weight_decay as f32, done + 1);
+        let key = Rng::new(self.seed, ROUNDING).bits(step);
+        match self.optimizer {
+            Optimizer::AdamW => {
+                let (beta1, beta2, eps) = (self.beta1, self.beta2, self.eps as f32);
+                Update::AdamW(AdamW { lr, beta1, beta2, eps, decay, step, key })
+            }
+            Optimizer::Adafactor => Update::Adafactor(Adafactor { lr, most: self.beta2, decay, step, key }),
         }
     }
 }

@@ -4,6 +4,13 @@ use crate::harness::{ARITH, DTYPES, Dense, Lay, Stand, Strided, derivative, dot,
 use flanrt::rng::Rng;
 use flanrt::tensor::{DType, Tensor};
 
+/// The rows sorted by (token, row).
+fn order(tokens: &[u32]) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..tokens.len() as u32).collect();
+    order.sort_by_key(|&row| tokens[row as usize]);
+    order
+}
+
 pub(crate) fn case(s: &Stand, lay: Lay, dtype: DType, t: usize, d: usize, v: usize) -> Vec<Tensor> {
     let rng = Rng::new(3, 1);
     let tokens: Vec<u32> = (0..t as u64).map(|i| rng.below(i, v as u64) as u32).collect();
@@ -18,7 +25,7 @@ pub(crate) fn case(s: &Stand, lay: Lay, dtype: DType, t: usize, d: usize, v: usi
     let dx = s.normal(lay, dtype, t, d, 1.0);
     let dtable = s.normal(Dense, DType::F32, v, d, 1.0);
     let mut want = s.get(dtable);
-    s.device.embed_bwd(dtable, dx, index);
+    s.device.embed_bwd(dtable, dx, index, s.index(&order(&tokens)));
     s.close("embed_bwd", ARITH, dtable, || {
         let dx = s.get(dx);
         for (i, &token) in tokens.iter().enumerate() {
@@ -45,7 +52,7 @@ fn backward_is_the_derivative() {
         let (d, v, tokens) = (3, 5, [4u32, 0, 4, 1, 4]);
         let dx = s.normal(Dense, DType::F32, 5, d, 1.0);
         let dtable = s.put(Dense, DType::F32, v, d, &vec![0.0; v * d]);
-        s.device.embed_bwd(dtable, dx, s.index(&tokens));
+        s.device.embed_bwd(dtable, dx, s.index(&tokens), s.index(&order(&tokens)));
         s.close("embed_bwd", ARITH, dtable, || {
             let dxs = s.get(dx);
             derivative(&s.normals(v * d, 1.0), |table| {

@@ -1,6 +1,7 @@
 //! The vocabulary product with cross-entropy and log-probabilities.
 
 use crate::harness::{ARITH, DTYPES, Dense, Lay, Stand, Strided, derivative, dot, everywhere};
+use flanrt::ops::loss::NO_TARGET;
 use flanrt::rng::Rng;
 use flanrt::tensor::{DType, Tensor};
 
@@ -39,10 +40,11 @@ pub(crate) fn run(s: &Stand, lay: Lay, dtype: DType, case: Case) -> Vec<Tensor> 
     let w = s.normal(lay, dtype, v, d, spread / (d as f64).sqrt());
     let scratch = s.blank(Dense, DType::F32, chunk, v);
     let wanted = targets(r, v);
+    let scale = s.put(Dense, DType::F32, 1, 1, &[f64::from(SCALE)]);
     let (loss, dx) = (s.blank(Dense, DType::F32, 1, r), s.blank(lay, dtype, r, d));
     let dw = s.normal(lay, DType::F32, v, d, 0.01);
     let (xs, ws, dws) = (s.get(x), s.get(w), s.get(dw));
-    s.device.linear_cross_entropy(loss, dx, dw, x, w, s.index(&wanted), SCALE, scratch);
+    s.device.linear_cross_entropy(loss, dx, dw, x, w, s.index(&wanted), scale, scratch);
     let row = |i: usize| &xs[i * d..][..d];
     // Logits of size `spread` have errors of that size in the loss and in the exponents.
     let arith = ARITH * spread.max(1.0);
@@ -50,13 +52,14 @@ pub(crate) fn run(s: &Stand, lay: Lay, dtype: DType, case: Case) -> Vec<Tensor> 
     // Derivatives of the weight: only of the rows sampled here, for each of them all columns.
     let total =
         |w: &[f64]| (0..r).map(|i| -reference(row(i), w, wanted[i] as usize)).sum::<f64>() * f64::from(SCALE);
-    s.close("dx", arith, dx, || {
+    let products = arith + s.rounding(dtype);
+    s.close("dx", products, dx, || {
         (0..r)
             .flat_map(|i| derivative(row(i), |x| -f64::from(SCALE) * reference(x, &ws, wanted[i] as usize)))
             .collect()
     });
     for j in [0, v / 2, wanted.first().map_or(0, |&t| t as usize)] {
-        s.close("dw", arith, dw.slice_rows(j..j + 1), || {
+        s.close("dw", products, dw.slice_rows(j..j + 1), || {
             let grad = derivative(&ws[j * d..][..d], |part| {
                 let mut w = ws.clone();
                 w[j * d..][..d].copy_from_slice(part);
@@ -112,6 +115,41 @@ fn the_chunk_size_changes_no_bit_of_a_row() {
                 [0, 1, 3, 4].map(|i| fresh.bits(out[i]))
             };
             assert!([1, 2, 7, 32, 100].map(of).windows(2).all(|pair| pair[0] == pair[1]), "{dtype:?}");
+            vec![]
+        });
+    }
+}
+
+/// Batches are filled up with rows that predict nothing: they add nothing and change nothing.
+#[test]
+fn no_target_asks_for_nothing() {
+    for dtype in DTYPES {
+        everywhere("no target", |s| {
+            let (r, d, v) = (5, 16, 40);
+            let x = s.normal(Dense, dtype, r, d, 1.0);
+            let w = s.normal(Dense, dtype, v, d, 0.3);
+            let scale = s.put(Dense, DType::F32, 1, 1, &[0.5]);
+            let scratch = s.blank(Dense, DType::F32, 3, v);
+            let all = |targets: &[u32]| {
+                let rows = targets.len();
+                let x = x.slice_rows(0..rows);
+                let (loss, dx) = (s.blank(Dense, DType::F32, 1, rows), s.blank(Dense, dtype, rows, d));
+                let dw = s.put(Dense, DType::F32, v, d, &vec![0.0; v * d]);
+                let index = s.raw_index(targets);
+                s.device.linear_cross_entropy(loss, dx, dw, x, w, index, scale, scratch);
+                let (logprob, best) =
+                    (s.blank(Dense, DType::F32, 1, rows), s.blank(Dense, DType::U32, 1, rows));
+                let asked = s.index(&Vec::from_iter(0..rows as u32));
+                s.device.linear_logprob(logprob, best, x, w, asked, index, scratch);
+                [loss, dx, logprob, dw].map(|t| s.get(t))
+            };
+            let filled = all(&[7, 0, 39, NO_TARGET, NO_TARGET]);
+            let plain = all(&[7, 0, 39]);
+            for (filled, plain) in filled.iter().zip(&plain).take(3) {
+                assert_eq!(filled[..plain.len()], plain[..]);
+                assert!(filled[plain.len()..].iter().all(|&x| x == 0.0), "{filled:?}");
+            }
+            assert_eq!(filled[3], plain[3], "dw");
             vec![]
         });
     }

@@ -1,7 +1,7 @@
 //! Matrix products.
 
 use crate::harness::{ARITH, DTYPES, Dense, Lay, Stand, Strided, derivative, dot, everywhere};
-use flanrt::ops::Form;
+use flanrt::ops::{Activation, Epilogue, Form};
 use flanrt::tensor::{DType, Tensor};
 
 pub(crate) const FORMS: [Form; 3] = [Form::NT, Form::NN, Form::TN];
@@ -38,16 +38,27 @@ fn reference(form: Form, (m, n, k): (usize, usize, usize), a: &[f64], b: &[f64])
     (0..m * n).map(|ij| (0..k).map(|p| at(ij / n, p) * bt(p, ij % n)).sum()).collect()
 }
 
-/// What is added to the product.
+/// What is done to the product.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Epilogue {
+pub(crate) enum Then {
     Nothing,
     Bias,
     Plus,
     /// Bias, and `plus` is the output.
     InPlace,
+    /// Bias, the activation, `plus`.
+    Act(Activation),
 }
-use Epilogue::{Bias, InPlace, Nothing, Plus};
+use Then::{Act, Bias, InPlace, Nothing, Plus};
+
+fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
+        }
+    }
+}
 
 pub(crate) fn case(
     s: &Stand,
@@ -55,23 +66,25 @@ pub(crate) fn case(
     (inputs, output): (DType, DType),
     form: Form,
     size: (usize, usize, usize),
-    epilogue: Epilogue,
+    then: Then,
 ) -> Vec<Tensor> {
     let (m, n, _) = size;
     let [a, b] = shapes(form, size).map(|(r, c)| s.normal(lay, inputs, r, c, 1.0));
-    let bias = matches!(epilogue, Bias | InPlace).then(|| s.normal(Dense, inputs, 1, n, 1.0));
+    let bias = matches!(then, Bias | InPlace | Act(_)).then(|| s.normal(Dense, inputs, 1, n, 1.0));
     let other = s.normal(lay, output, m, n, 1.0);
-    let (y, plus) = match epilogue {
+    let (y, plus) = match then {
         Nothing | Bias => (s.blank(lay, output, m, n), None),
-        Plus => (s.blank(lay, output, m, n), Some(other)),
+        Plus | Act(_) => (s.blank(lay, output, m, n), Some(other)),
         InPlace => (other, Some(other)),
     };
     let (biases, pluses) = (bias.map(|b| s.get(b)), plus.map(|p| s.get(p)));
-    s.device.matmul(y, a, b, form, bias, plus);
-    s.close(&format!("{form:?} {size:?} {epilogue:?}"), ARITH, y, || {
+    let activation = if let Act(a) = then { Some(a) } else { None };
+    s.device.matmul(y, a, b, form, Epilogue { bias, activation, plus });
+    s.close(&format!("{form:?} {size:?} {then:?}"), ARITH, y, || {
         let mut want = reference(form, size, &s.get(a), &s.get(b));
         for (i, w) in want.iter_mut().enumerate() {
-            *w += biases.as_ref().map_or(0.0, |b| b[i % n]) + pluses.as_ref().map_or(0.0, |p| p[i]);
+            *w += biases.as_ref().map_or(0.0, |b| b[i % n]);
+            *w = activation.map_or(*w, |a| activate(a, *w)) + pluses.as_ref().map_or(0.0, |p| p[i]);
         }
         want
     });
@@ -82,14 +95,16 @@ pub(crate) fn case(
 fn products() {
     for (dtype, form) in DTYPES.iter().flat_map(|&d| FORMS.map(|f| (d, f))) {
         for size in SIZES {
-            for (lay, output, epilogue) in [
+            for (lay, output, then) in [
                 (Dense, dtype, Nothing),
                 (Strided, dtype, Bias),
                 (Strided, DType::F32, Plus),
                 (Dense, DType::F32, InPlace),
                 (Strided, dtype, InPlace),
+                (Dense, dtype, Act(Activation::Gelu)),
+                (Strided, DType::F32, Act(Activation::Silu)),
             ] {
-                everywhere("matmul", |s| case(s, lay, (dtype, output), form, size, epilogue));
+                everywhere("matmul", |s| case(s, lay, (dtype, output), form, size, then));
             }
         }
     }
@@ -101,8 +116,8 @@ fn the_forms_are_each_others_gradients() {
     everywhere("matmul gradients", |s| {
         let [a, b, dy] = [(m, k), (n, k), (m, n)].map(|(r, c)| s.normal(Dense, DType::F32, r, c, 1.0));
         let (da, db) = (s.blank(Dense, DType::F32, m, k), s.put(Dense, DType::F32, n, k, &vec![0.0; n * k]));
-        s.device.matmul(da, dy, b, Form::NN, None, None);
-        s.device.matmul(db, dy, a, Form::TN, None, Some(db));
+        s.device.matmul(da, dy, b, Form::NN, Epilogue::NONE);
+        s.device.matmul(db, dy, a, Form::TN, Epilogue::add(None, Some(db)));
         let (xs, ws, dys) = (s.get(a), s.get(b), s.get(dy));
         let loss = |a: &[f64], b: &[f64]| dot(&dys, &reference(Form::NT, (m, n, k), a, b));
         s.close("da", ARITH, da, || derivative(&xs, |a| loss(a, &ws)));
@@ -125,12 +140,12 @@ fn a_part_of_a_product_is_the_same_alone() {
             let nan = rows_of_a(50..51);
             s.fill(nan, &vec![f64::NAN; nan.len()]);
             let y = s.blank(Dense, dtype, m, n);
-            s.device.matmul(y, a, b, form, None, None);
+            s.device.matmul(y, a, b, form, Epilogue::NONE);
             for (rows, cols) in
                 [(0..1, 0..173), (49..50, 3..40), (51..90, 0..173), (210..211, 172..173), (3..47, 16..17)]
             {
                 let part = s.blank(Strided, dtype, rows.len(), cols.len());
-                s.device.matmul(part, rows_of_a(rows.clone()), cols_of_b(cols.clone()), form, None, None);
+                s.device.matmul(part, rows_of_a(rows.clone()), cols_of_b(cols.clone()), form, Epilogue::NONE);
                 let whole = y.slice_rows(rows.clone()).slice_cols(cols.clone());
                 assert!(s.bits(part) == s.bits(whole), "{form:?} {dtype:?} rows {rows:?} columns {cols:?}");
             }
