@@ -109,8 +109,9 @@ impl Model {
         Ok(acts.upload(device, batch, scale, self.rope.rows()))
     }
 
-    /// Writes random weights: normal with the configured deviation, norms one, biases zero (for pretraining).
-    pub fn init(&self, device: &dyn Device, params: &Params, seed: u64) {
-        init::fill(device, &self.config, params, seed);
+    /// Gives `put` random weights (for pretraining): every parameter and its values as f32 bytes, normal with the configured
+    /// deviation, norms one, biases zero.
+    pub fn init(&self, seed: u64, put: &mut dyn FnMut(Tensor, &[u8])) {
+        init::fill(&self.config, &self.params, seed, put);
     }
 }

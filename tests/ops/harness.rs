@@ -25,7 +25,7 @@ fn roundoff(dtype: DType) -> (f64, f64) {
         DType::F32 => (0.5f64.powi(24), 1e-37),
         DType::BF16 => (0.5f64.powi(8), 1e-37),
         DType::F16 => (0.5f64.powi(11), 0.5f64.powi(25)),
-        DType::U32 => (0.0, 0.0),
+        DType::U32 | DType::U16 => (0.0, 0.0),
     }
 }
 
@@ -109,6 +109,7 @@ impl<'a> Stand<'a> {
                 }
                 DType::F16 => row.iter().flat_map(|&v| half::f16::from_f32(v as f32).to_le_bytes()).collect(),
                 DType::U32 => row.iter().flat_map(|&v| (v as u32).to_le_bytes()).collect(),
+                DType::U16 => row.iter().flat_map(|&v| (v as u16).to_le_bytes()).collect(),
             };
             self.device.write(x.slice_rows(r..r + 1), &bytes);
         }
@@ -159,6 +160,7 @@ impl<'a> Stand<'a> {
             DType::BF16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f64()).collect(),
             DType::F16 => pairs().map(|b| half::f16::from_le_bytes(b).to_f64()).collect(),
             DType::U32 => quads().map(|b| f64::from(u32::from_le_bytes(b))).collect(),
+            DType::U16 => pairs().map(|b| f64::from(u16::from_le_bytes(b))).collect(),
         }
     }
 

@@ -26,7 +26,9 @@ fn digests() -> Vec<String> {
         digest("glu", dtype, &|s| glu::case(s, Strided, dtype, 31, 33, false));
         digest("norm", dtype, &|s| norm::case(s, Strided, dtype, (65, 31, 3), norm::Into::FreshPlus));
         digest("rope", dtype, &|s| rope::case(s, Strided, dtype, 31, 3, 10));
-        digest("optim", dtype, &|s| optim::steps(s, dtype, 1023, false));
+        let kept = if dtype == DType::F32 { optim::Kept::Weights } else { optim::Kept::Plain(dtype) };
+        digest("adamw", dtype, &|s| optim::steps(s, kept, dtype, 1023));
+        digest("adafactor", dtype, &|s| optim::factored_steps(s, kept, dtype, (31, 33), true));
         for form in matmul::FORMS {
             let (size, then) = ((37, 45, 300), matmul::Then::InPlace);
             digest("matmul", dtype, &|s| matmul::case(s, Strided, (dtype, dtype), form, size, then));
@@ -59,7 +61,7 @@ fn every_vector_width_gives_the_same_bits() {
         (level, lines("device ").concat(), lines("digest "))
     });
     let (_, _, widest) = &levels[0];
-    assert_eq!(widest.len(), 3 * 12);
+    assert_eq!(widest.len(), 3 * 13);
     for (level, device, digests) in &levels {
         if !device.contains(level) && *level != "plain" {
             println!("skipped: this machine has no {level} ({device})");
