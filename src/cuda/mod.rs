@@ -7,6 +7,7 @@
 //!
 //! The kernels are in `kernels/*.cu`; `launch` has their table. Each op family is one file here, one in `ops` and one there.
 
+mod attention;
 mod driver;
 mod graph;
 mod images;
