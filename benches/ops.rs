@@ -7,8 +7,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use flanrt::arena::Arena;
 use flanrt::cpu::Cpu;
 use flanrt::ops::norm::bwd_scratch_rows;
-use flanrt::ops::optim::clip_scratch;
-use flanrt::ops::{AdamW, Batch, Device, Epilogue, Forest, Form, Heads, Segment};
+use flanrt::ops::optim::{AdamState, FactorState, Master, NUMBERS, Second, clip_scratch, factor_scratch};
+use flanrt::ops::{Adafactor, AdamW, Batch, Device, Epilogue, Forest, Form, Heads, Segment};
 use flanrt::rng::Rng;
 use flanrt::tensor::{DType, Tensor};
 use std::time::Duration;
@@ -227,18 +227,55 @@ fn rows(c: &mut Criterion) {
 
 fn optim(c: &mut Criterion) {
     let n = 1 << 22;
-    for dtype in DTYPES {
-        let s = &mut Stand::new();
-        let [grads, master, m] = [0; 3].map(|_| s.normal(DType::F32, 1, n));
-        let (v, weights) =
-            (s.bytes(DType::F32, 1, n, |_| 1f32.to_le_bytes().to_vec()), s.normal(dtype, 1, n));
-        let (out, scratch) = (s.normal(DType::F32, 1, 2), s.normal(DType::F32, 1, clip_scratch(n)));
-        let weights = if dtype == DType::F32 { master } else { weights };
-        let how = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, step: 10 };
-        let (device, case) = (s.device.as_ref(), format!("4M {}", dtype.name()));
-        bench(c, "clip", &case, bytes(&[grads]), || device.clip(out, grads, 1.0, 1.0, scratch));
-        bench(c, "adamw", &case, bytes(&[master, master, m, m, v, v, grads, weights]), || {
-            device.adamw(weights, master, m, v, grads, out, how);
+    let s = &mut Stand::new();
+    let ones = |s: &mut Stand, n| s.bytes(DType::F32, 1, n, |_| 1f32.to_le_bytes().to_vec());
+    let [grads, grads16] = [DType::F32, DType::BF16].map(|d| s.normal(d, 1, n));
+    let (out, unscale) = (s.normal(DType::F32, 1, 2), ones(s, 1));
+    let scratch = s.normal(DType::F32, 1, clip_scratch(n).max(factor_scratch(2048, 2048)));
+    let numbers = |s: &mut Stand, row: [f32; NUMBERS]| {
+        s.bytes(DType::F32, 1, NUMBERS, |i| row[i as usize].to_le_bytes().to_vec())
+    };
+    let how = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, step: 10, key: 1 }.numbers();
+    let adamw = numbers(s, how);
+    let how = Adafactor { lr: 1e-4, most: 0.999, decay: 0.1, step: 10, key: 1 }.numbers();
+    let adafactor = numbers(s, how);
+    let master = s.normal(DType::F32, 1, n);
+    let remainder = s.bytes(DType::U16, 1, n, |_| vec![0; 2]);
+    let [bf16, f16] = [DType::BF16, DType::F16].map(|d| s.normal(d, 1, n));
+    let [m, v] = [0; 2].map(|_| ones(s, n));
+    let [m16, v16] = [0; 2].map(|_| s.bytes(DType::BF16, 1, n, |_| vec![0, 0x3f]));
+    let (rows, cols) = (ones(s, 2048), ones(s, 2048));
+    let dev = s.device.as_ref();
+    for grads in [grads, grads16] {
+        let case = format!("4M {}", grads.dtype().name());
+        bench(c, "clip", &case, bytes(&[grads]), || dev.clip(out, grads, 1.0, unscale, scratch));
+    }
+    let kinds = [
+        ("f32", master, Master::Weights, m, v, grads),
+        ("bf16 master f32", bf16, Master::Plain(master), m, v, grads),
+        ("f16 master f32", f16, Master::Plain(master), m, v, grads),
+        ("bf16 remainder", bf16, Master::Remainder(remainder), m, v, grads16),
+        ("all bf16", bf16, Master::Stochastic, m16, v16, grads16),
+    ];
+    for (kind, weights, master, m, v, grads) in kinds {
+        let case = format!("4M {kind}");
+        let beside = match master {
+            Master::Plain(x) | Master::Remainder(x) => vec![x, x],
+            Master::Weights | Master::Stochastic => vec![],
+        };
+        let moved = |more: &[Tensor]| bytes(&[&[weights, weights, grads], &beside[..], more].concat());
+        let state = AdamState { weights, master, m, v, first: 0 };
+        bench(c, "adamw", &case, moved(&[m, m, v, v]), || dev.adamw(&state, grads, out, adamw));
+        let square = |x: Tensor| x.reshape(2048, 2048);
+        let master = match master {
+            Master::Plain(x) => Master::Plain(square(x)),
+            Master::Remainder(x) => Master::Remainder(square(x)),
+            whole => whole,
+        };
+        let second = Second::Factored { rows, cols };
+        let state = FactorState { weights: square(weights), master, second, first: 0 };
+        bench(c, "adafactor", &case, moved(&[grads, grads]), || {
+            dev.adafactor(&state, square(grads), out, adafactor, false, scratch);
         });
     }
 }

@@ -8,10 +8,10 @@ use flanrt::arena::Arena;
 use flanrt::cpu::Cpu;
 use flanrt::dist::Solo;
 use flanrt::model::{Acts, Config, Model, Recompute, Sizes};
-use flanrt::ops::{AdamW, Batch, Device};
+use flanrt::ops::{AdamW, Batch, Device, Memory};
 use flanrt::rng::Rng;
 use flanrt::tensor::DType;
-use flanrt::train::Trainer;
+use flanrt::train::{Method, Trainer, Update};
 use std::time::Duration;
 
 /// Shapes: name, width, layers, heads, kv heads, ffn, vocabulary.
@@ -78,10 +78,11 @@ fn train_step(c: &mut Criterion) {
                 train: Some(Recompute::None),
                 profile: device.profile(),
             };
-            let mut trainer = Trainer::new(&device, &config, dtype, sizes).expect("memory");
-            trainer.model.init(&device, &trainer.master, 1);
-            trainer.publish();
-            let how = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.0, step: 1 };
+            let mut trainer =
+                Trainer::new(&device, &config, dtype, sizes, Method::default()).expect("memory");
+            trainer.model.init(1, &mut |part, values| trainer.set(part, values));
+            let how = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.0, step: 1, key: 0 };
+            let how = Update::AdamW(how);
             let batches = [batch.clone()];
             group.throughput(Throughput::Elements(TOKENS as u64));
             group.bench_function(format!("{}/{}", shape.0, dtype.name()), |b| {
@@ -117,7 +118,7 @@ fn score_batch(c: &mut Criterion) {
                 )
             };
             let (_arena, (model, acts, source)) = Arena::carve(&device, layout).expect("memory");
-            source.init(&device, &source.params, 1);
+            source.init(1, &mut |part, values| device.write(part, values));
             let dyn_device: &dyn Device = &device;
             dyn_device.convert(model.params.all, source.params.all);
             model.prepare(&device);

@@ -14,6 +14,8 @@
 
 // A kernel: its lowest compute capability (80, 90), name, most threads of a block, parameters in parentheses.
 #define FLANRT_KERNEL(arch, name, threads, params) extern "C" __global__ void __launch_bounds__(threads) name params
+// The same, where a block waits for blocks of a lower number (the emulator runs them one after another, x fastest).
+#define FLANRT_KERNEL_ORDERED(arch, name, threads, params) FLANRT_KERNEL(arch, name, threads, params)
 // The same with a lower bound on the blocks that share a multiprocessor, which caps the registers.
 #define FLANRT_KERNEL_MIN(arch, name, threads, blocks, params) \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name params

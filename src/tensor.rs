@@ -18,6 +18,8 @@ pub enum DType {
     BF16,
     /// Indices: token ids, positions, rows.
     U32,
+    /// Halves of f32 bits: what bf16 weights leave of their master values.
+    U16,
 }
 
 impl DType {
@@ -25,7 +27,7 @@ impl DType {
     pub const fn size(self) -> usize {
         match self {
             Self::F32 | Self::U32 => 4,
-            Self::F16 | Self::BF16 => 2,
+            Self::F16 | Self::BF16 | Self::U16 => 2,
         }
     }
 
@@ -36,6 +38,7 @@ impl DType {
             Self::F16 => "f16",
             Self::BF16 => "bf16",
             Self::U32 => "u32",
+            Self::U16 => "u16",
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// For every top module those of the same crate that it may name. `cli` stands above all and may name any.
-const KNOWS: [(&str, &[&str]); 20] = [
+const KNOWS: [(&str, &[&str]); 21] = [
     ("error", &[]),
     ("tensor", &[]),
     ("clock", &[]),
@@ -18,6 +18,7 @@ const KNOWS: [(&str, &[&str]); 20] = [
     ("ops", &["tensor", "error"]),
     ("arena", &["ops", "tensor", "error"]),
     ("cpu", &["ops", "tensor", "error"]),
+    ("cuda", &["ops", "tensor", "error"]),
     ("dist", &["ops", "tensor", "error"]),
     ("model", &["ops", "arena", "tensor", "error", "rng"]),
     ("text", &["error"]),
@@ -52,6 +53,9 @@ const GUARDED: [(&str, &[&str]); 10] = [
 
 /// Files of `cpu/` that are not an op family: what several families share.
 const CPU_SHARED: [&str; 3] = ["gemm", "rows", "simd"];
+
+/// The same of `cuda/`.
+const CUDA_SHARED: [&str; 6] = ["driver", "graph", "images", "launch", "measure", "transfer"];
 
 fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
@@ -258,11 +262,23 @@ fn an_op_has_the_same_stem_everywhere() {
     let mut ops = stems("ops");
     // The batch is not an op: it is the same on every device.
     assert!(ops.remove("forest"));
-    let mut cpu = stems("cpu");
-    for shared in CPU_SHARED {
-        assert!(cpu.remove(shared), "src/cpu/{shared}.rs is gone: take it out of CPU_SHARED");
+    for (backend, shared) in [("cpu", &CPU_SHARED[..]), ("cuda", &CUDA_SHARED)] {
+        let mut files = stems(backend);
+        for shared in shared {
+            assert!(
+                files.remove(*shared),
+                "src/{backend}/{shared}.rs is gone: take it out of the list of shared files"
+            );
+        }
+        assert_eq!(ops, files, "src/ops and src/{backend} differ");
     }
-    assert_eq!(ops, cpu, "src/ops and src/cpu differ");
+    // Memory moves bytes and has no kernels of its own.
+    let stem = |path: PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    let kernels = std::fs::read_dir(src().with_file_name("kernels")).unwrap().map(|e| e.unwrap().path());
+    for name in kernels.filter(|p| p.extension().is_some_and(|e| e == "cu")).map(stem) {
+        let family = name.split('_').next().unwrap();
+        assert!(ops.contains(family), "kernels/{name}.cu is of no op family");
+    }
 }
 
 #[test]

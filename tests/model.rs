@@ -4,7 +4,8 @@
 use flanrt::arena::Arena;
 use flanrt::cpu::Cpu;
 use flanrt::model::{Acts, Config, Input, Model, Params, Recompute, Sizes};
-use flanrt::ops::{AdamW, Batch, Device, optim};
+use flanrt::ops::optim::{self, AdamState, Master, NUMBERS};
+use flanrt::ops::{AdamW, Batch, Device};
 use flanrt::tensor::{DType, Tensor};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
@@ -67,6 +68,8 @@ struct Rig {
     acts: Acts,
     scratch: Tensor,
     clip: Tensor,
+    /// Two rows of an update's numbers, and one of ones.
+    numbers: Tensor,
     _arena: Arena,
 }
 
@@ -88,13 +91,14 @@ impl Rig {
             train: Some(recompute),
             profile: device.profile(),
         };
-        let (arena, (model, grads, m, v, acts, scratch, clip)) = Arena::carve(&*device, |arena| {
+        let (arena, (model, grads, m, v, acts, scratch, [clip, numbers])) = Arena::carve(&*device, |arena| {
             let model = Model::carve(&config, arena, DType::F32, config.context);
             let scratch = arena.take("clip", DType::F32, 1, optim::clip_scratch(model.params.all.cols()));
             let mut params = |name| Params::carve(&config, arena, name, DType::F32);
             let (grads, m, v) = (params("grads"), params("m"), params("v"));
             let acts = Acts::carve(&config, arena, DType::F32, sizes);
-            (model, grads, m, v, acts, scratch, arena.take("clip", DType::F32, 1, 2))
+            let clip = [(1, 2), (3, NUMBERS)].map(|(rows, cols)| arena.take("clip", DType::F32, rows, cols));
+            (model, grads, m, v, acts, scratch, clip)
         })
         .unwrap();
         let bytes = std::fs::read(fixture(case).join("model.safetensors")).unwrap();
@@ -107,7 +111,7 @@ impl Rig {
             device.write(n.tensor, stored.data());
         }
         model.prepare(&*device);
-        Self { device, model, grads, m, v, acts, scratch, clip, _arena: arena }
+        Self { device, model, grads, m, v, acts, scratch, clip, numbers, _arena: arena }
     }
 
     fn plain(case: &str, batch: &Batch) -> Self {
@@ -201,7 +205,19 @@ fn ten_adamw_steps_agree_with_pytorch() {
         for step in 0..10 {
             let got = mean(&rig.losses(&batch));
             let d = &rig.device;
-            d.clip(rig.clip, rig.grads.all, 1.0, 1.0, rig.scratch);
+            let how = AdamW {
+                lr: 1e-2,
+                beta1: 0.9,
+                beta2: 0.95,
+                eps: 1e-8,
+                decay: 0.1,
+                step: step as u64 + 1,
+                key: 0,
+            };
+            let numbers = [how.numbers(), AdamW { decay: 0.0, ..how }.numbers(), [1.0; NUMBERS]];
+            d.write(rig.numbers, bytemuck::cast_slice(&numbers));
+            let row = |i| rig.numbers.slice_rows(i..i + 1);
+            d.clip(rig.clip, rig.grads.all, 1.0, row(2).slice_cols(0..1), rig.scratch);
             let norm = f64::from(rig.read(rig.clip)[0]);
             assert!(
                 (got / losses[step] - 1.0).abs() < 1e-4,
@@ -213,12 +229,15 @@ fn ten_adamw_steps_agree_with_pytorch() {
                 "{case}: norm {norm} at step {step}, want {}",
                 norms[step]
             );
-            let how =
-                AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, step: step as u64 + 1 };
             let (w, m, v, g) = (&rig.model.params, &rig.m, &rig.v, &rig.grads);
-            d.adamw(w.decayed, w.decayed, m.decayed, v.decayed, g.decayed, rig.clip, how);
-            let how = AdamW { decay: 0.0, ..how };
-            d.adamw(w.plain, w.plain, m.plain, v.plain, g.plain, rig.clip, how);
+            for (i, [weights, m, v, g]) in
+                [[w.decayed, m.decayed, v.decayed, g.decayed], [w.plain, m.plain, v.plain, g.plain]]
+                    .into_iter()
+                    .enumerate()
+            {
+                let state = AdamState { weights, master: Master::Weights, m, v, first: 0 };
+                d.adamw(&state, g, rig.clip, row(i));
+            }
         }
     }
 }

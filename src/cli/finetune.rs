@@ -189,9 +189,10 @@ fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
         ));
     }
     report_data(&p, &data);
-    let arena = Trainer::measure(&p.config, p.dtype(), p.sizes(device.profile())).used() as u64;
-    let memory = arena + super::plan::process_bytes(device.threads());
-    let disk_needed = checkpoint::size(parameters) * (s.output.keep as u64 + 1) + 4 * parameters;
+    let arena = Trainer::measure(&p.config, p.dtype(), p.sizes(device.profile()), s.train.method());
+    let memory = arena.used() as u64 + super::plan::process_bytes(device.threads());
+    let one = s.train.method().checkpoint_bytes(parameters, p.dtype());
+    let disk_needed = one * (s.output.keep as u64 + 1) + 4 * parameters;
     say!(
         "plan    {} of memory, up to {} on disk; {} steps of {} examples",
         disk::human_bytes(memory),
@@ -284,7 +285,8 @@ impl Run<'_> {
             let preview = self.data.preview(&p.tokenizer, 5, |text| format!("[[{text}]]"))?;
             disk::write_atomic(&dir.path().join("data/preview.txt"), preview.as_bytes())?;
         }
-        let mut trainer = Trainer::new(self.device, &p.config, p.dtype(), p.sizes(self.device.profile()))?;
+        let sizes = p.sizes(self.device.profile());
+        let mut trainer = Trainer::new(self.device, &p.config, p.dtype(), sizes, s.train.method())?;
         let decided_by = p.decided_by(self.data);
         let state = self.start(&mut trainer, dir, &decided_by)?;
         let before = match &p.demo {
@@ -356,14 +358,16 @@ impl Run<'_> {
         match &self.p.start {
             Start::Weights(source) => {
                 let file = source.checkpoint()?;
-                let account = weights::load(&file, &self.p.config, trainer.device(), &trainer.master)?;
+                let params = &trainer.model.params;
+                let put = &mut |part, values: &[u8]| trainer.set(part, values);
+                let account = weights::load_with(&file, &self.p.config, params, DType::F32, put)?;
                 say!("weights {}", account.line());
             }
             Start::Random => {
-                trainer.model.init(trainer.device(), &trainer.master, self.p.settings().train.seed)
+                let seed = self.p.settings().train.seed;
+                trainer.model.init(seed, &mut |part, values| trainer.set(part, values));
             }
         }
-        trainer.publish();
         let (scaling, window) = (trainer.scaling, checkpoint::Window::default());
         Ok(State { step: 0, scaling, tokens: 0, targets: 0, window })
     }
@@ -410,6 +414,6 @@ fn save(p: &Prepared, trainer: &Trainer<'_>, dir: &Path, dtype: DType) -> Result
     // transformers 5 writes "dtype"; before it was "torch_dtype".
     let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     config[key] = name.into();
-    let tensors = checkpoint::tensors(trainer, &trainer.model.params, "");
+    let tensors = checkpoint::tensors(trainer, trainer.model.params.named(&p.config));
     save_model(dir, &config, Some(&p.generation), p.tokenizer.files(), tensors, MAX_SHARD_BYTES)
 }

@@ -5,7 +5,7 @@ use super::{Global, TrainFlags};
 use crate::disk::human_bytes;
 use crate::error::Result;
 use crate::ops::Device;
-use crate::train::{Trainer, checkpoint};
+use crate::train::Trainer;
 use clap::Args;
 use serde_json::json;
 use std::sync::OnceLock;
@@ -59,7 +59,7 @@ pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
     p.fit(&device)?;
     let s = p.settings();
     let sizes = p.sizes(device.profile());
-    let arena = Trainer::measure(&p.config, p.dtype(), sizes);
+    let arena = Trainer::measure(&p.config, p.dtype(), sizes, s.train.method());
     // Tokens are part of the memory; they are kept in the cache, so a run that follows does not read the files again.
     let data = match p.demo.is_some() || !s.mix.is_empty() {
         true => Some(p.data(global)?),
@@ -69,7 +69,7 @@ pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
     let process = process_bytes(device.threads());
     let parameters = count(&p.config);
     let total = arena.used() as u64 + process;
-    let checkpoint = checkpoint::size(parameters);
+    let checkpoint = s.train.method().checkpoint_bytes(parameters, p.dtype());
     let saved = parameters * p.dtype().size() as u64;
     if global.json {
         let table = json!({"parameters": parameters, "memory": arena.entries(), "process": process, "total": total, "checkpoint": checkpoint, "keep": s.output.keep, "model": saved, "steps": steps});

@@ -165,6 +165,7 @@ impl Prepared {
             let dtype = profile.dtype.name().into();
             self.resolved.decide("model.dtype", toml::Value::String(dtype), &name)?;
         }
+        self.fit_states(profile, &name)?;
         let s = self.settings();
         let (micro_batch, recompute) = (s.train.micro_batch, s.train.recompute);
         if micro_batch != Auto::Auto && recompute != Auto::Auto {
@@ -172,9 +173,10 @@ impl Prepared {
         }
         // What lies beside the arena: token buffers, the threads' blocks, the driver's own.
         let free = device.free().map_or(u64::MAX, |free| free - free / 16);
+        let method = s.train.method();
         let fits = |tokens: usize, recompute: Recompute| {
             let sizes = self.sizes_of(profile, tokens, recompute);
-            Trainer::measure(&self.config, self.dtype(), sizes).used() as u64 <= free
+            Trainer::measure(&self.config, self.dtype(), sizes, method).used() as u64 <= free
         };
         let policies = [Recompute::None, Recompute::Lean, Recompute::Ffn, Recompute::Block];
         let mut tokens = micro_batch.fixed().unwrap_or(profile.tokens).max(self.seq_len);
@@ -195,6 +197,21 @@ impl Prepared {
         if recompute == Auto::Auto {
             let policy = format!("{chosen:?}").to_lowercase();
             self.resolved.decide("train.recompute", toml::Value::String(policy), &name)?;
+        }
+        Ok(())
+    }
+
+    /// Decides how master values and gradients of bf16 weights are stored: in 16 bits where the device prefers those.
+    fn fit_states(&mut self, profile: Profile, name: &str) -> Result<()> {
+        let small = self.dtype() == DType::BF16 && profile.dtype == DType::BF16;
+        let train = &self.settings().train;
+        let open = [
+            ("train.master", train.master == Auto::Auto, "remainder"),
+            ("train.gradients", train.gradients == Auto::Auto, "storage"),
+        ];
+        for (key, _, compact) in open.into_iter().filter(|(_, undecided, _)| *undecided) {
+            let value = if small { compact } else { "f32" };
+            self.resolved.decide(key, toml::Value::String(value.into()), name)?;
         }
         Ok(())
     }

@@ -66,7 +66,7 @@ fn boundary(text: &str) -> std::result::Result<Boundary, String> {
 }
 
 fn dtype(text: &str) -> std::result::Result<DType, String> {
-    let parsed = serde_json::from_value(text.into()).ok().filter(|d| *d != DType::U32);
+    let parsed = serde_json::from_value(text.into()).ok().filter(|d| !matches!(d, DType::U32 | DType::U16));
     parsed.ok_or_else(|| "expected f32, bf16 or f16".to_string())
 }
 

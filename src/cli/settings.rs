@@ -125,6 +125,11 @@ warmup = 0.03
 final_lr = 0.1
 clip = 1.0
 weight_decay = 0.0
+optimizer = "adamw"
+relative_lr = false
+master = "auto"
+moments = "f32"
+gradients = "auto"
 beta1 = 0.9
 beta2 = 0.999
 eps = 1e-8
@@ -309,7 +314,10 @@ impl Settings {
     fn check(&self) -> Result<()> {
         let t = &self.train;
         let rules = [
-            (self.model.dtype.fixed() != Some(DType::U32), "model.dtype must be f32, bf16 or f16"),
+            (
+                !matches!(self.model.dtype.fixed(), Some(DType::U32 | DType::U16)),
+                "model.dtype must be f32, bf16 or f16",
+            ),
             // Far above any use, and low enough that no size computed from them overflows.
             ((1..=1 << 20).contains(&t.batch_size), "train.batch_size must be from 1 to 1048576"),
             (
@@ -334,7 +342,10 @@ impl Settings {
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(Error::usage(*rule)),
-            None => Ok(()),
+            None => match (t.master.fixed(), self.model.dtype.fixed()) {
+                (Some(master), Some(dtype)) => master.check(dtype),
+                _ => Ok(()),
+            },
         }
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn load(out: &mut [f32], x: Tensor, r: usize, c: usize) {
             DType::F32 => out.copy_from_slice(slice::<f32>(x, r, c, n)),
             DType::BF16 => bf16_to_f32(out, slice::<u16>(x, r, c, n)),
             DType::F16 => slice::<half::f16>(x, r, c, n).convert_to_f32_slice(out),
-            DType::U32 => panic!("indices are not numbers: {x:?}"),
+            DType::U32 | DType::U16 => panic!("whole numbers, not floats: {x:?}"),
         }
     }
 }
@@ -91,7 +91,7 @@ pub(super) fn store(x: Tensor, r: usize, c: usize, src: &[f32]) {
             DType::F32 => slice_mut::<f32>(x, r, c, n).copy_from_slice(src),
             DType::BF16 => f32_to_bf16(slice_mut::<u16>(x, r, c, n), src),
             DType::F16 => slice_mut::<half::f16>(x, r, c, n).convert_from_f32_slice(src),
-            DType::U32 => panic!("indices are not numbers: {x:?}"),
+            DType::U32 | DType::U16 => panic!("whole numbers, not floats: {x:?}"),
         }
     }
 }

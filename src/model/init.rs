@@ -2,15 +2,15 @@
 
 use super::config::Config;
 use super::params::Params;
-use crate::ops::Device;
 use crate::rng::Rng;
-use crate::tensor::DType;
+use crate::tensor::Tensor;
 
 /// Stream of the initial weights; each parameter adds its number.
 const STREAM: u64 = 0x1417 << 32;
 
-/// Normal with the configured deviation for matrices, one for norms, zero for biases. `params` are f32.
-pub(super) fn fill(device: &dyn Device, c: &Config, params: &Params, seed: u64) {
+/// Normal with the configured deviation for matrices, one for norms, zero for biases: gives `put` every parameter and its
+/// values as f32 bytes.
+pub(super) fn fill(c: &Config, params: &Params, seed: u64, put: &mut dyn FnMut(Tensor, &[u8])) {
     for (i, named) in params.named(c).iter().enumerate() {
         let rng = Rng::new(seed, STREAM + i as u64);
         let n = named.tensor.len() as u64;
@@ -19,7 +19,6 @@ pub(super) fn fill(device: &dyn Device, c: &Config, params: &Params, seed: u64) 
         } else {
             vec![if named.name.ends_with("bias") { 0.0 } else { 1.0 }; n as usize]
         };
-        assert_eq!(named.tensor.dtype(), DType::F32, "initial weights are made in f32");
-        device.write(named.tensor, bytemuck::cast_slice(&values));
+        put(named.tensor, bytemuck::cast_slice(&values));
     }
 }

@@ -28,7 +28,7 @@ pub use loss::Loss;
 pub use matmul::{Activation, Epilogue, Form, Matmul};
 pub use memory::{Block, Fetch, Memory};
 pub use norm::Norm;
-pub use optim::{AdamW, Optim};
+pub use optim::{Adafactor, AdamW, Optim};
 pub use rope::Rope;
 
 use crate::tensor::DType;

@@ -1,10 +1,12 @@
-//! What a checkpoint holds: f32 master weights, both moments and where the run stands. Nothing else decides the steps that
-//! follow, since data order and learning rate are functions of the step; so a resumed run is the uninterrupted one.
+//! What a checkpoint holds: master weights, moments and where the run stands. Nothing else decides the steps that follow,
+//! since data order, learning rate and rounding are functions of the step; so a resumed run is the uninterrupted one.
+//!
+//! Weights are saved as f32 wherever f32 values are kept, in whatever form; moments as they are.
 
 use super::trainer::{Scaling, Trainer};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
-use crate::model::Params;
+use crate::model::Named;
 use crate::tensor::DType;
 use crate::weights::{Checkpoint, Tensor, write_file};
 use serde::{Deserialize, Serialize};
@@ -37,17 +39,11 @@ pub struct Window {
     pub skipped: u64,
 }
 
-/// Bytes that a checkpoint of `parameters` parameters takes on disk, about.
-pub fn size(parameters: u64) -> u64 {
-    12 * parameters + (1 << 16)
-}
-
-/// The parameters of `params` as tensors to write, names behind `prefix`.
-pub fn tensors<'a>(trainer: &'a Trainer<'_>, params: &Params, prefix: &str) -> Vec<Tensor<'a>> {
-    let named = params.named(&trainer.model.config);
+/// `named` as tensors to write, as they are on the device.
+pub fn tensors<'a>(trainer: &'a Trainer<'_>, named: Vec<Named>) -> Vec<Tensor<'a>> {
     let lazy = named.into_iter().map(|n| {
         let device = trainer.device();
-        Tensor::lazy(format!("{prefix}{}", n.name), n.shape, n.tensor.dtype(), move || {
+        Tensor::lazy(n.name, n.shape, n.tensor.dtype(), move || {
             let mut bytes = vec![0; n.tensor.bytes()];
             device.read(&mut bytes, n.tensor);
             Ok(bytes)
@@ -56,24 +52,31 @@ pub fn tensors<'a>(trainer: &'a Trainer<'_>, params: &Params, prefix: &str) -> V
     lazy.collect()
 }
 
-/// blake3 of names and bytes of the master weights, in checkpoint order: equal exactly where the models are.
+/// The values that updates add up in, as tensors to write.
+fn values<'a>(trainer: &'a Trainer<'_>) -> Vec<Tensor<'a>> {
+    let named = trainer.model.params.named(&trainer.model.config);
+    let dtype = trainer.method.values(trainer.model.params.all.dtype());
+    if dtype != DType::F32 {
+        return tensors(trainer, named);
+    }
+    let lazy =
+        named.into_iter().map(|n| Tensor::lazy(n.name, n.shape, dtype, move || Ok(trainer.get(n.tensor))));
+    lazy.collect()
+}
+
+/// blake3 of names and values of the weights as f32, in checkpoint order: equal exactly where the models are.
 pub fn weights_hash(trainer: &Trainer<'_>) -> String {
     let mut hasher = blake3::Hasher::new();
-    let mut bytes = Vec::new();
-    for n in trainer.master.named(&trainer.model.config) {
-        bytes.resize(n.tensor.bytes(), 0);
-        trainer.device().read(&mut bytes, n.tensor);
-        hasher.update(n.name.as_bytes()).update(&bytes);
+    for n in trainer.model.params.named(&trainer.model.config) {
+        hasher.update(n.name.as_bytes()).update(&trainer.get(n.tensor));
     }
     hasher.finalize().to_hex().to_string()
 }
 
 /// Fills the folder of a checkpoint.
 pub fn save(trainer: &Trainer<'_>, state: &State, dir: &Path) -> Result<()> {
-    write_file(&dir.join("model.safetensors"), tensors(trainer, &trainer.master, ""))?;
-    let mut moments = tensors(trainer, &trainer.m, "m.");
-    moments.extend(tensors(trainer, &trainer.v, "v."));
-    write_file(&dir.join("optimizer.safetensors"), moments)?;
+    write_file(&dir.join("model.safetensors"), values(trainer))?;
+    write_file(&dir.join("optimizer.safetensors"), tensors(trainer, trainer.moments()))?;
     let json = serde_json::to_vec_pretty(state).map_err(|e| Error::internal(e.to_string()))?;
     disk::write_atomic(&dir.join("state.json"), &json)
 }
@@ -85,26 +88,35 @@ pub fn state(dir: &Path) -> Result<State> {
     serde_json::from_slice(&bytes).map_err(|e| Error::disk(format!("{}: {e}", path.display())))
 }
 
-/// Fills `trainer` from the checkpoint in `dir` and publishes the weights.
+/// The elements of `n` in a file of the checkpoint in `dir`.
+fn stored<'a>(file: &'a Checkpoint, n: &Named, dtype: DType, dir: &Path) -> Result<&'a [u8]> {
+    let entry = file.get(&n.name)?.filter(|e| e.shape == n.shape && e.dtype == dtype);
+    entry.map(|e| e.bytes).ok_or_else(|| {
+        let message = format!("{}: {} is missing, or of another shape or dtype", dir.display(), n.name);
+        Error::disk(message).fix("the checkpoint belongs to another model")
+    })
+}
+
+/// Fills `trainer` from the checkpoint in `dir`.
 pub fn load(trainer: &mut Trainer<'_>, dir: &Path) -> Result<State> {
     let state = state(dir)?;
     let weights = Checkpoint::open_file(&dir.join("model.safetensors"))?;
     let moments = Checkpoint::open_file(&dir.join("optimizer.safetensors"))?;
-    for (file, params, prefix) in
-        [(&weights, &trainer.master, ""), (&moments, &trainer.m, "m."), (&moments, &trainer.v, "v.")]
-    {
-        for n in params.named(&trainer.model.config) {
-            let name = format!("{prefix}{}", n.name);
-            let entry = file.get(&name)?.filter(|e| e.shape == n.shape && e.dtype == DType::F32);
-            let entry = entry.ok_or_else(|| {
-                Error::disk(format!("{}: {name} is missing or of another shape", dir.display()))
-                    .fix("the checkpoint belongs to another model")
-            })?;
-            trainer.device().write(n.tensor, entry.bytes);
-            file.release(&name);
+    let dtype = trainer.method.values(trainer.model.params.all.dtype());
+    for n in trainer.model.params.named(&trainer.model.config) {
+        let bytes = stored(&weights, &n, dtype, dir)?;
+        if dtype == DType::F32 {
+            trainer.set(n.tensor, bytes);
+        } else {
+            trainer.device().write(n.tensor, bytes);
         }
+        weights.release(&n.name);
     }
-    trainer.publish();
+    for n in trainer.moments() {
+        let bytes = stored(&moments, &n, n.tensor.dtype(), dir)?;
+        trainer.device().write(n.tensor, bytes);
+        moments.release(&n.name);
+    }
     trainer.scaling = state.scaling;
     Ok(state)
 }

@@ -6,8 +6,10 @@ mod recipe;
 pub mod run;
 pub mod rundir;
 pub mod schedule;
+mod states;
 pub mod steps;
 mod trainer;
 
 pub use recipe::{Auto, Recipe};
+pub use states::{Gradients, MasterValues, Method, Moments, Optimizer, Update};
 pub use trainer::{Outcome, Scaling, Trainer};

@@ -1,8 +1,10 @@
 //! How a model is trained: the `[train]` section of the settings.
 
 use super::schedule::{Schedule, Shape};
+use super::states::{Gradients, MasterValues, Method, Moments, Optimizer, Update};
 use crate::model::Recompute;
-use crate::ops::AdamW;
+use crate::ops::{Adafactor, AdamW};
+use crate::rng::Rng;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -44,6 +46,9 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
     }
 }
 
+/// Stream of the draws that rounding by chance depends on.
+const ROUNDING: u64 = 0x0b17 << 32;
+
 /// The numbers that decide a training run, given model and data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,9 +73,19 @@ pub struct Recipe {
     pub clip: f64,
     /// Decoupled weight decay of matrices.
     pub weight_decay: f64,
+    /// The rule of an update.
+    pub optimizer: Optimizer,
+    /// Adafactor: `lr` is a fraction of the root mean square of a parameter's weights.
+    pub relative_lr: bool,
+    /// What 16-bit weights are rounded from.
+    pub master: Auto<MasterValues>,
+    /// Storage of AdamW's moments.
+    pub moments: Moments,
+    /// Storage of gradients.
+    pub gradients: Auto<Gradients>,
     /// AdamW's first decay.
     pub beta1: f64,
-    /// AdamW's second decay.
+    /// AdamW's second decay, and the most of Adafactor's.
     pub beta2: f64,
     /// AdamW's epsilon.
     pub eps: f64,
@@ -105,15 +120,27 @@ impl Recipe {
         }
     }
 
-    /// AdamW's numbers for the update after `done` others.
-    pub fn adamw(&self, schedule: &Schedule, done: u64) -> AdamW {
-        AdamW {
-            lr: schedule.at(done) as f32,
-            beta1: self.beta1,
-            beta2: self.beta2,
-            eps: self.eps as f32,
-            decay: self.weight_decay as f32,
-            step: done + 1,
+    /// How weights are updated and what is kept for it, once that is decided.
+    pub fn method(&self) -> Method {
+        Method {
+            optimizer: self.optimizer,
+            relative: self.relative_lr,
+            master: self.master.fixed().expect("decided for the device"),
+            moments: self.moments,
+            gradients: self.gradients.fixed().expect("decided for the device"),
+        }
+    }
+
+    /// The numbers of the update after `done` others.
+    pub fn update(&self, schedule: &Schedule, done: u64) -> Update {
+        let (lr, decay, step) = (schedule.at(done) as f32, self.weight_decay as f32, done + 1);
+        let key = Rng::new(self.seed, ROUNDING).bits(step);
+        match self.optimizer {
+            Optimizer::AdamW => {
+                let (beta1, beta2, eps) = (self.beta1, self.beta2, self.eps as f32);
+                Update::AdamW(AdamW { lr, beta1, beta2, eps, decay, step, key })
+            }
+            Optimizer::Adafactor => Update::Adafactor(Adafactor { lr, most: self.beta2, decay, step, key }),
         }
     }
 }

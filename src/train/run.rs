@@ -85,7 +85,7 @@ pub fn run(trainer: &mut Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, mut state
             break;
         }
         let batches = batches(job, &order, state.step, trainer.sizes().tokens);
-        let how = job.recipe.adamw(&schedule, state.step);
+        let how = job.recipe.update(&schedule, state.step);
         let id = |owner: u32| job.examples.get(owner as usize).id.to_string();
         let outcome = trainer.step(&batches, job.group, &how, job.recipe.clip as f32, &id);
         let outcome = outcome.map_err(|e| e.at(format!("step {}", state.step + 1)))?;
@@ -104,7 +104,7 @@ pub fn run(trainer: &mut Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, mut state
             let speed = timed as f64 / since.elapsed().as_secs_f64();
             let mut line = record(
                 state.step,
-                &[("loss", loss), ("lr", f64::from(how.lr)), ("grad_norm", f64::from(outcome.norm))],
+                &[("loss", loss), ("lr", f64::from(how.lr())), ("grad_norm", f64::from(outcome.norm))],
             );
             line.insert("tokens".into(), state.tokens.into());
             line.insert("targets".into(), state.targets.into());
@@ -115,14 +115,14 @@ pub fn run(trainer: &mut Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, mut state
             dir.metrics(line)?;
             let scalars = [
                 ("train/loss", loss),
-                ("train/lr", f64::from(how.lr)),
+                ("train/lr", f64::from(how.lr())),
                 ("train/grad_norm", f64::from(outcome.norm)),
                 ("train/tokens_per_second", speed),
             ];
             events.scalars(state.step, &scalars.map(|(k, v)| (k, v as f32)))?;
             let pairs = [
                 ("loss", format!("{loss:.4}")),
-                ("lr", format!("{:.1e}", how.lr)),
+                ("lr", format!("{:.1e}", how.lr())),
                 ("gnorm", format!("{:.2}", outcome.norm)),
                 ("tok_s", format!("{speed:.0}")),
             ];

@@ -1,13 +1,14 @@
-//! One optimizer step: memory, forward and backward over the micro-batches, clipping, AdamW.
+//! One optimizer step: memory, forward and backward over the micro-batches, clipping, the update.
 //!
 //! The gradient of a step is divided once, by the number of target tokens of the whole step over all micro-batches and
 //! ranks, so cutting a step differently changes only the order of sums.
 
+use super::states::{Method, States, Update};
 use crate::arena::Arena;
 use crate::dist::Group;
 use crate::error::{Error, Kind, Result};
-use crate::model::{Acts, Config, Model, Params, Sizes};
-use crate::ops::{AdamW, Batch, Device, Fetch, optim};
+use crate::model::{Acts, Config, Model, Named, Params, Sizes};
+use crate::ops::{Batch, Device, Fetch};
 use crate::tensor::{DType, Tensor};
 
 /// First loss scale of f16 training; halved on overflow, doubled after [`GROWTH`] good steps.
@@ -20,16 +21,11 @@ pub struct Trainer<'d> {
     device: &'d dyn Device,
     /// The model being trained.
     pub model: Model,
-    /// f32 master weights: the model's own where its storage is f32.
-    pub master: Params,
+    /// How it is updated.
+    pub method: Method,
     grads: Params,
-    /// First moments.
-    pub m: Params,
-    /// Second moments.
-    pub v: Params,
+    states: States,
     acts: Acts,
-    clip: Tensor,
-    clip_scratch: Tensor,
     /// f16's loss scale and the good steps since it last changed.
     pub scaling: Scaling,
     arena: Arena,
@@ -74,53 +70,47 @@ fn sum_losses(losses: Fetch, batch: &Batch, id: &dyn Fn(u32) -> String) -> Resul
 /// The parts of the arena.
 struct Parts {
     model: Model,
-    master: Params,
     grads: Params,
-    m: Params,
-    v: Params,
+    states: States,
     acts: Acts,
-    clip: Tensor,
-    clip_scratch: Tensor,
 }
 
-fn layout(config: &Config, dtype: DType, sizes: Sizes, arena: &mut Arena) -> Parts {
+fn layout(config: &Config, dtype: DType, sizes: Sizes, method: Method, arena: &mut Arena) -> Parts {
     let model = Model::carve(config, arena, dtype, sizes.tokens);
-    let master = match dtype {
-        DType::F32 => model.params.clone(),
-        _ => Params::carve(config, arena, "master weights", DType::F32),
-    };
-    let mut params = |name| Params::carve(config, arena, name, DType::F32);
-    let (grads, m, v) = (params("gradients"), params("moments"), params("moments"));
+    let grads = Params::carve(config, arena, "gradients", method.gradients(dtype));
+    let states = States::carve(config, arena, method, &model.params);
     let acts = Acts::carve(config, arena, dtype, sizes);
-    let clip = arena.take("clipping", DType::F32, 1, 2);
-    let clip_scratch = arena.take("clipping", DType::F32, 1, optim::clip_scratch(grads.all.cols()));
-    Parts { model, master, grads, m, v, acts, clip, clip_scratch }
+    Parts { model, grads, states, acts }
 }
 
 impl<'d> Trainer<'d> {
     /// The memory that training takes, by what it is for; nothing is allocated.
-    pub fn measure(config: &Config, dtype: DType, sizes: Sizes) -> Arena {
+    pub fn measure(config: &Config, dtype: DType, sizes: Sizes, method: Method) -> Arena {
         let mut arena = Arena::measure();
-        layout(config, dtype, sizes, &mut arena);
+        layout(config, dtype, sizes, method, &mut arena);
         arena
     }
 
-    /// Allocates everything. Weights are zero until `master` is written and [`Trainer::publish`] called.
-    pub fn new(device: &'d dyn Device, config: &Config, dtype: DType, sizes: Sizes) -> Result<Self> {
+    /// Allocates everything. Weights are zero until they are [set](Trainer::set).
+    pub fn new(
+        device: &'d dyn Device,
+        config: &Config,
+        dtype: DType,
+        sizes: Sizes,
+        method: Method,
+    ) -> Result<Self> {
         assert!(sizes.train.is_some(), "training sizes");
-        let (arena, p) = Arena::carve(device, |arena| layout(config, dtype, sizes, arena))?;
+        method.master.check(dtype)?;
+        let (arena, p) = Arena::carve(device, |arena| layout(config, dtype, sizes, method, arena))?;
         p.model.prepare(device);
         let scale = if dtype == DType::F16 { FIRST_SCALE } else { 1.0 };
         Ok(Self {
             device,
             model: p.model,
-            master: p.master,
+            method,
             grads: p.grads,
-            m: p.m,
-            v: p.v,
+            states: p.states,
             acts: p.acts,
-            clip: p.clip,
-            clip_scratch: p.clip_scratch,
             scaling: Scaling { scale, good: 0 },
             arena,
         })
@@ -136,11 +126,19 @@ impl<'d> Trainer<'d> {
         &self.arena
     }
 
-    /// Copies the master weights to the storage that the passes read.
-    pub fn publish(&self) {
-        if self.master.all.addr() != self.model.params.all.addr() {
-            self.device.convert(self.model.params.all, self.master.all);
-        }
+    /// Sets a dense part of `model.params` to `values`, f32 bytes, in all forms in which it is kept.
+    pub fn set(&self, part: Tensor, values: &[u8]) {
+        self.states.set(self.device, part, values);
+    }
+
+    /// The values of a dense part of `model.params` that updates add up in: f32 bytes.
+    pub fn get(&self, part: Tensor) -> Vec<u8> {
+        self.states.get(self.device, part)
+    }
+
+    /// What is kept of the parameters beside their values, named as in checkpoints.
+    pub fn moments(&self) -> Vec<Named> {
+        self.states.moments(&self.model.config)
     }
 
     /// One step on `batches`. A loss or gradient that is not finite is an error that names `id(owner)`; the weights are
@@ -149,7 +147,7 @@ impl<'d> Trainer<'d> {
         &mut self,
         batches: &[Batch],
         group: &dyn Group,
-        how: &AdamW,
+        how: &Update,
         max_norm: f32,
         id: &dyn Fn(u32) -> String,
     ) -> Result<Outcome> {
@@ -171,17 +169,10 @@ impl<'d> Trainer<'d> {
         group.sum(self.device, self.grads.all);
         group.sum_scalars(&mut sums[1..]);
         let max_norm = if max_norm > 0.0 { max_norm } else { f32::INFINITY };
-        self.device.clip(self.clip, self.grads.all, max_norm, 1.0 / self.scaling.scale, self.clip_scratch);
-        let (w, master, g) = (&self.model.params, &self.master, &self.grads);
-        let halves = [
-            (w.decayed, master.decayed, self.m.decayed, self.v.decayed, g.decayed, how.decay),
-            (w.plain, master.plain, self.m.plain, self.v.plain, g.plain, 0.0),
-        ];
-        for (w, master, m, v, g, decay) in halves {
-            self.device.adamw(w, master, m, v, g, self.clip, AdamW { decay, ..*how });
-        }
+        self.states.prepare(self.device, how, 1.0 / self.scaling.scale);
+        self.states.update(self.device, &self.grads, max_norm);
         let mut norm = [0f32; 2];
-        self.device.read(bytemuck::cast_slice_mut(&mut norm), self.clip);
+        self.device.read(bytemuck::cast_slice_mut(&mut norm), self.states.clip);
         let skipped = self.rescale(norm[1].is_finite())?;
         Ok(Outcome { loss_sum: sums[1], targets: targets as u64, norm: norm[0], skipped })
     }

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 const BLOCK: usize = 1024;
 /// Elements per unit of parallel work: enough to pay for handing it out.
 const CHUNK: usize = 64 * BLOCK;
+const WHOLE: &str = "whole numbers are not weights";
 
 /// Writes the elements of `src`, stored as `from`, as `to` into `out`. Both must hold equally many elements.
 pub fn convert_bytes(src: &[u8], from: DType, to: DType, out: &mut [u8]) {
@@ -50,7 +51,7 @@ fn widen(src: &[u8], from: DType, wide: &mut [f32]) {
             bytemuck::cast_slice_mut(halves).copy_from_slice(src);
             halves.convert_to_f32_slice(wide);
         }
-        DType::U32 => panic!("indices are not weights"),
+        DType::U32 | DType::U16 => panic!("{WHOLE}"),
     }
 }
 
@@ -69,7 +70,7 @@ fn narrow(wide: &[f32], to: DType, out: &mut [u8]) {
             halves.convert_from_f32_slice(wide);
             out.copy_from_slice(bytemuck::cast_slice(halves));
         }
-        DType::U32 => panic!("indices are not weights"),
+        DType::U32 | DType::U16 => panic!("{WHOLE}"),
     }
 }
 
@@ -79,7 +80,7 @@ pub fn find_non_finite(bytes: &[u8], dtype: DType) -> Option<usize> {
         DType::F32 => (4, 0x7F80_0000),
         DType::F16 => (2, 0x7C00),
         DType::BF16 => (2, 0x7F80),
-        DType::U32 => panic!("indices are not weights"),
+        DType::U32 | DType::U16 => panic!("{WHOLE}"),
     };
     let index_in = |chunk: &[u8]| match size {
         4 => chunk.chunks_exact(4).position(|b| {
@@ -186,7 +187,7 @@ mod tests {
                     F32 => assert_eq!(got, v.to_le_bytes()),
                     F16 => assert_eq!(got, f16::from_f32_const(*v).to_le_bytes()),
                     BF16 => assert_eq!(got, bf16::from_f32_const(*v).to_le_bytes()),
-                    DType::U32 => unreachable!("no weights"),
+                    DType::U32 | DType::U16 => unreachable!("{WHOLE}"),
                 }
             }
         }

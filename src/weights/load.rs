@@ -5,7 +5,7 @@ use super::read::{Checkpoint, Entry};
 use crate::error::{Error, Result};
 use crate::model::{Config, Named, Params};
 use crate::ops::Device;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Bytes converted at a time: the only copy outside the arena.
 const CHUNK: usize = 4 << 20;
@@ -109,19 +109,30 @@ fn plan<'a>(file: &'a Checkpoint, config: &Config, named: &'a [Named]) -> Result
 
 /// Checks that every tensor of `file` fits `config`, by the headers alone.
 pub fn check(file: &Checkpoint, config: &Config) -> Result<Account> {
-    let params =
-        Params::carve(config, &mut crate::arena::Arena::measure(), "weights", crate::tensor::DType::F32);
+    let params = Params::carve(config, &mut crate::arena::Arena::measure(), "weights", DType::F32);
     let named = params.named(config);
     Ok(plan(file, config, &named)?.1)
 }
 
-/// Copies the checkpoint into `params`, converting on the way; pages of the file are given back as it goes.
+/// Copies the checkpoint into `params`, converting on the way.
 pub fn load(file: &Checkpoint, config: &Config, device: &dyn Device, params: &Params) -> Result<Account> {
+    load_with(file, config, params, params.all.dtype(), &mut |part, bytes| device.write(part, bytes))
+}
+
+/// Gives `put` the checkpoint part by part, converted to `dtype`: parts of `params` and their elements' bytes. Pages of the
+/// file are given back as it goes.
+pub fn load_with(
+    file: &Checkpoint,
+    config: &Config,
+    params: &Params,
+    dtype: DType,
+    put: &mut dyn FnMut(Tensor, &[u8]),
+) -> Result<Account> {
     let named = params.named(config);
     let (entries, account) = plan(file, config, &named)?;
     let mut buffer = Vec::new();
     for (parameter, entry) in named.iter().zip(&entries) {
-        copy(device, parameter.tensor, entry, &mut buffer)?;
+        copy(parameter.tensor, entry, dtype, &mut buffer, put)?;
         file.release(entry.name);
     }
     Ok(account)
@@ -137,19 +148,25 @@ pub fn check_finite(entry: &Entry<'_>) -> Result<()> {
 }
 
 /// One tensor, row block by row block.
-fn copy(device: &dyn Device, to: Tensor, entry: &Entry<'_>, buffer: &mut Vec<u8>) -> Result<()> {
+fn copy(
+    to: Tensor,
+    entry: &Entry<'_>,
+    dtype: DType,
+    buffer: &mut Vec<u8>,
+    put: &mut dyn FnMut(Tensor, &[u8]),
+) -> Result<()> {
     check_finite(entry)?;
     let row = entry.bytes.len() / to.rows();
     let step = (CHUNK / row.max(1)).clamp(1, to.rows());
     for first in (0..to.rows()).step_by(step) {
         let part = to.slice_rows(first..to.rows().min(first + step));
         let bytes = &entry.bytes[first * row..][..part.rows() * row];
-        if entry.dtype == part.dtype() {
-            device.write(part, bytes);
+        if entry.dtype == dtype {
+            put(part, bytes);
         } else {
-            buffer.resize(part.bytes(), 0);
-            convert_bytes(bytes, entry.dtype, part.dtype(), buffer);
-            device.write(part, buffer);
+            buffer.resize(part.len() * dtype.size(), 0);
+            convert_bytes(bytes, entry.dtype, dtype, buffer);
+            put(part, buffer);
         }
     }
     Ok(())

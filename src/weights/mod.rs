@@ -11,7 +11,7 @@ pub mod save;
 mod source;
 
 pub use convert::{convert_bytes, find_non_finite};
-pub use load::{Account, check, check_finite, load};
+pub use load::{Account, check, check_finite, load, load_with};
 pub use read::{Checkpoint, Entry};
 pub use save::{MAX_SHARD_BYTES, Tensor, save_model, write_file};
 pub use source::Source;
@@ -28,6 +28,7 @@ impl From<crate::tensor::DType> for safetensors::Dtype {
             DType::F16 => Self::F16,
             DType::BF16 => Self::BF16,
             DType::U32 => Self::U32,
+            DType::U16 => Self::U16,
         }
     }
 }

@@ -238,6 +238,52 @@ fn sixteen_bit_storage_trains_and_saves() {
 }
 
 #[test]
+fn every_method_resumes_to_the_bit_and_remainders_are_masters() {
+    let place = Place::new();
+    if small_run(&place).is_none() {
+        return;
+    }
+    let methods: [(&str, &str, &[&str]); 5] = [
+        ("f32", "bf16", &["master=f32"]),
+        ("remainder", "bf16", &["master=remainder"]),
+        ("bf16", "bf16", &["master=none", "moments=bf16"]),
+        ("factored", "f32", &["optimizer=adafactor", "relative_lr=true", "lr=0.02"]),
+        ("factored16", "bf16", &["optimizer=adafactor", "master=none"]),
+    ];
+    for (name, dtype, settings) in methods {
+        let settings: Vec<String> = settings.iter().map(|s| format!("train.{s}")).collect();
+        let mut extra = vec!["--dtype", dtype];
+        settings.iter().for_each(|s| extra.extend(["--set", s]));
+        tune(&place, name, &extra).ok();
+        let want = hash(&place, name);
+        let loss = metrics(&place, name, "loss");
+        assert!(mean(&loss[9..]) < 0.9 * mean(&loss[..3]), "{name}: {loss:?}");
+        let killed = format!("{name}-killed");
+        let args = [&TUNE[..], &[&killed], &extra].concat();
+        let saved = place.path(&killed).join("checkpoints/step-000004/state.json");
+        place.signalled(&args, Signal::KILL, || saved.exists());
+        place.run(&["finetune", "--resume", &killed]).ok();
+        assert_eq!(hash(&place, &killed), want, "{name}");
+        assert_eq!(metrics(&place, &killed, "loss"), loss, "{name}");
+    }
+    assert_eq!(hash(&place, "f32"), hash(&place, "remainder"));
+    assert_eq!(metrics(&place, "f32", "loss"), metrics(&place, "remainder", "loss"));
+    let saved = |run: &str| std::fs::read(place.path(run).join("model/model.safetensors")).unwrap();
+    assert!(saved("f32") == saved("remainder"), "saved weights");
+
+    let size = |run: &str, file: &str| {
+        std::fs::metadata(place.path(run).join("checkpoints/step-000012").join(file)).unwrap().len()
+    };
+    assert_eq!(size("f32", "model.safetensors"), size("remainder", "model.safetensors"));
+    let half = |small: &str, file: &str| 2 * size(small, file) < size("f32", file) + 10_000;
+    assert!(half("bf16", "model.safetensors") && half("bf16", "optimizer.safetensors"));
+    assert!(size("factored", "optimizer.safetensors") * 5 < size("f32", "optimizer.safetensors"));
+
+    let refused = tune(&place, "none", &["--dtype", "f32", "--set", "train.master=none"]).fails(2);
+    assert!(refused.err.contains("is for bf16 weights") && !place.path("none").exists(), "{}", refused.err);
+}
+
+#[test]
 fn flags_alone_train_on_all_tokens_and_stop_in_time() {
     let Some(assets) = assets() else { return };
     let place = Place::new();
