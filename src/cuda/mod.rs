@@ -11,6 +11,8 @@ mod driver;
 mod graph;
 mod images;
 mod launch;
+mod loss;
+mod matmul;
 mod memory;
 mod transfer;
 
