@@ -12,6 +12,8 @@ mod driver;
 mod graph;
 mod images;
 mod launch;
+mod loss;
+mod matmul;
 mod memory;
 mod transfer;
 
