@@ -12,6 +12,7 @@ mod graph;
 mod images;
 mod launch;
 mod memory;
+mod optim;
 mod transfer;
 
 pub use driver::{Gpu, driver_version, gpus};
