@@ -20,6 +20,7 @@ static FAMILIES: &[&[Kernel]] = &[
     &super::attention::KERNELS,
     super::loss::KERNELS,
     super::matmul::KERNELS,
+    super::optim::KERNELS,
 ];
 
 /// Asserts that `x` has this shape: the contract of an op.

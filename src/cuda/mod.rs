@@ -15,6 +15,7 @@ mod launch;
 mod loss;
 mod matmul;
 mod memory;
+mod optim;
 mod transfer;
 
 pub use driver::{Gpu, driver_version, gpus};
