@@ -9,10 +9,16 @@
 
 mod attention;
 mod driver;
+mod elem;
+mod embed;
+mod glu;
 mod graph;
 mod images;
 mod launch;
 mod memory;
+mod norm;
+mod rope;
+mod rows;
 mod transfer;
 
 pub use driver::{Gpu, driver_version, gpus};
