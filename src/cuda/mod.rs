@@ -7,6 +7,7 @@
 //!
 //! The kernels are in `kernels/*.cu`; `launch` has their table. Each op family is one file here, one in `ops` and one there.
 
+mod attention;
 mod driver;
 mod graph;
 mod images;
@@ -40,6 +41,7 @@ pub struct Cuda {
 /// the order of the fields.
 struct Core {
     functions: Functions,
+    /// Functions live as long as their modules.
     _modules: Vec<Module>,
     workspace: u64,
     /// The first thing that went wrong since the last wait.
@@ -164,8 +166,9 @@ impl Drop for Core {
     }
 }
 
-/// The symbols that the images must hold: for the test that compares the two.
+/// Symbol and parameter types (`*const bf16`, `i64`) of every kernel: for the tests that compare the table with what was
+/// compiled.
 #[doc(hidden)]
-pub fn kernel_symbols() -> Vec<String> {
-    launch::symbols()
+pub fn kernel_table() -> Vec<(String, Vec<String>)> {
+    launch::table()
 }
