@@ -16,7 +16,12 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The kernels of every op family.
-static FAMILIES: [&[Kernel]; 3] = [&super::attention::KERNELS, super::loss::KERNELS, super::matmul::KERNELS];
+static FAMILIES: &[&[Kernel]] = &[
+    &super::attention::KERNELS,
+    super::loss::KERNELS,
+    super::matmul::KERNELS,
+    super::optim::KERNELS,
+];
 
 /// Asserts that `x` has this shape: the contract of an op.
 macro_rules! shape {
