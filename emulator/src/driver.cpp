@@ -5,7 +5,7 @@
 #include "driver.h"
 
 #include <algorithm>
-#include <cstring>
+#include <set>
 
 namespace driver {
 
@@ -19,18 +19,19 @@ static thread_local const char* current_call = "";
 static thread_local void* current_context;
 static char primary_context;  // its address is the handle
 
-static void say(const char* format, va_list arguments) {
+static void say(Result code, const char* format, va_list arguments) {
     char text[1024];
     int head = snprintf(text, sizeof text, "%s: ", current_call);
     vsnprintf(text + head, sizeof text - head, format, arguments);
     state().last_error = text;
+    state().last_code = code;
     fprintf(stderr, "emulated CUDA driver: %s\n", text);
 }
 
 Result refuse(Result code, const char* format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    say(format, arguments);
+    say(code, format, arguments);
     va_end(arguments);
     return code;
 }
@@ -38,7 +39,7 @@ Result refuse(Result code, const char* format, ...) {
 Result broken(Result code, const char* format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    say(format, arguments);
+    say(code, format, arguments);
     va_end(arguments);
     return state().failure = code;
 }
@@ -84,7 +85,6 @@ static void initialise() {
     s.settings.eager = number("EMU_EAGER", 0) != 0;
     emu::options.shared_limit = size_t(dynamic_shared_limit());
     s.random = emu::options.seed | 1;
-    catch_faults();
 }
 
 // The last reference to the primary context is gone, and with it everything that was made in it.
@@ -170,10 +170,13 @@ CU_API cuGetErrorName(int code, const char** name) {
     return *name ? SUCCESS : INVALID_VALUE;
 }
 
-// The reason of the last refusal, if it was for this code: more than the fixed sentences of the real driver.
+// The real driver has a fixed sentence for each code; here the reason of the last failure takes its place.
 CU_API cuGetErrorString(int code, const char** text) {
     REQUIRE(text);
+    std::lock_guard<std::recursive_mutex> lock(state().mutex);
+    static std::set<std::string> kept;  // callers may hold the pointer for ever
     *text = error_name(code);
+    if (*text && code != SUCCESS && code == state().last_code) *text = kept.insert(state().last_error).first->c_str();
     return *text ? SUCCESS : INVALID_VALUE;
 }
 

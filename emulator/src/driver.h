@@ -140,6 +140,7 @@ struct State {
     Counts counts;
     Result failure = SUCCESS;  // sticky: what every call returns from then on
     std::string last_error;
+    Result last_code = SUCCESS;
     uint64_t random = 1;
 
     std::shared_ptr<Stream> legacy = std::make_shared<Stream>();
@@ -189,7 +190,6 @@ const Allocation* find_allocation(const void* address);  // that holds the addre
 std::string describe(const void* address);
 Result check_guards(const char* kernel);  // nothing was written just outside an allocation
 void release_memory();
-void catch_faults();
 
 // ---- graphs (driver_graph.cpp) ----
 

@@ -16,7 +16,8 @@ Result run_graph(const Graph& graph) {
         if (!missing[n]) ready.push_back(int(n));
     }
     while (!ready.empty()) {
-        auto pick = emu::options.reverse ? std::max_element(ready.begin(), ready.end()) : std::min_element(ready.begin(), ready.end());
+        auto pick = std::min_element(ready.begin(), ready.end());
+        if (emu::options.reverse) pick = std::max_element(ready.begin(), ready.end());
         if (emu::options.seed) pick = ready.begin() + next_random() % ready.size();
         int node = *pick;
         ready.erase(pick);

@@ -84,7 +84,8 @@ static std::string pointer_problem(const emu::Kernel& kernel, void** values) {
         if (!p) continue;  // an operand that the kernel does without
         std::string argument = std::string(kernel.name) + ": argument " + std::to_string(i) + " (" + kernel.type[i] + ") ";
         if (!find_allocation(p)) return argument + "is not a live device address: " + describe(p);
-        if (reinterpret_cast<uintptr_t>(p) % element_size(kernel.type[i])) return argument + "is not aligned to its elements: " + describe(p);
+        if (reinterpret_cast<uintptr_t>(p) % element_size(kernel.type[i]))
+            return argument + "is not aligned to its elements: " + describe(p);
     }
     return "";
 }
@@ -97,10 +98,11 @@ static Result check_shape(const Function& f, const Shape& s) {
     const emu::Kernel& k = *f.kernel;
     uint64_t threads = uint64_t(s.block[0]) * s.block[1] * s.block[2];
     if (!s.grid[0] || !s.grid[1] || !s.grid[2] || s.grid[0] > 0x7fffffffu || s.grid[1] > 65535 || s.grid[2] > 65535)
-        return refuse(INVALID_VALUE, "%s: grid %u x %u x %u; 1 to 2147483647 x 65535 x 65535 blocks are possible", k.name, s.grid[0],
-                      s.grid[1], s.grid[2]);
+        return refuse(INVALID_VALUE, "%s: grid %u x %u x %u; 1 to 2147483647 x 65535 x 65535 blocks are possible", k.name,
+                      s.grid[0], s.grid[1], s.grid[2]);
     if (!threads || s.block[0] > 1024 || s.block[1] > 1024 || s.block[2] > 64 || threads > 1024)
-        return refuse(INVALID_VALUE, "%s: block %u x %u x %u; 1 to 1024 threads are possible", k.name, s.block[0], s.block[1], s.block[2]);
+        return refuse(INVALID_VALUE, "%s: block %u x %u x %u; 1 to 1024 threads are possible", k.name, s.block[0], s.block[1],
+                      s.block[2]);
     if (threads > uint64_t(k.max_threads))
         return refuse(LAUNCH_OUT_OF_RESOURCES, "%s: %llu threads in a block; its launch bounds say %d", k.name,
                       static_cast<unsigned long long>(threads), k.max_threads);
@@ -133,8 +135,11 @@ static Result launch(void* handle, const Shape& s, void* stream, void** values, 
         std::string error = emu::run_grid(k, {s.grid[0], s.grid[1], s.grid[2]}, {s.block[0], s.block[1], s.block[2]}, s.dynamic,
                                           arguments->get());
         if (error.empty()) return check_guards(k->name);
-        bool address = error.find("illegal address") != std::string::npos;
-        return broken(address ? ILLEGAL_ADDRESS : LAUNCH_FAILED, "%s", error.c_str());
+        if (error.find("illegal") == std::string::npos) return broken(LAUNCH_FAILED, "%s", error.c_str());
+        size_t number = error.find(" 0x");
+        if (number == std::string::npos) return broken(ILLEGAL_ADDRESS, "%s", error.c_str());
+        auto* address = reinterpret_cast<void*>(strtoull(error.c_str() + number, nullptr, 0));
+        return broken(ILLEGAL_ADDRESS, "%s: %s", error.c_str(), describe(address).c_str());
     });
 }
 
@@ -228,7 +233,19 @@ CU_API cuFuncGetParamInfo(void* handle, size_t index, size_t* offset, size_t* si
     return SUCCESS;
 }
 
-enum FunctionAttribute { MAX_THREADS, STATIC_SHARED, CONSTANT, LOCAL, REGISTERS, PTX_VERSION, BINARY_VERSION, CACHE_MODE, DYNAMIC_SHARED, CARVEOUT };
+// CUfunction_attribute
+enum {
+    MAX_THREADS,
+    STATIC_SHARED,
+    CONSTANT,
+    LOCAL,
+    REGISTERS,
+    PTX_VERSION,
+    BINARY_VERSION,
+    CACHE_MODE,
+    DYNAMIC_SHARED,
+    CARVEOUT,
+};
 
 CU_API cuFuncGetAttribute(int* value, int attribute, void* handle) {
     ENTER();
@@ -288,7 +305,7 @@ struct LaunchAttribute {
     };
 };
 struct LaunchConfig {
-    unsigned grid[3], block[3], dynamic;
+    Shape shape;
     void* stream;
     LaunchAttribute* attributes;
     unsigned count;
@@ -297,7 +314,7 @@ struct LaunchConfig {
 CU_API cuLaunchKernelEx(const LaunchConfig* c, void* f, void** values, void** extra) {
     ENTER();
     REQUIRE(c);
-    enum { IGNORE, ACCESS_POLICY, COOPERATIVE, SYNCHRONISATION, CLUSTER, CLUSTER_POLICY, PROGRAMMATIC_SERIALISATION, PROGRAMMATIC_EVENT, PRIORITY };
+    enum { IGNORE = 0, ACCESS_POLICY = 1, COOPERATIVE = 2, CLUSTER = 4, PROGRAMMATIC_SERIALISATION = 6, PRIORITY = 8 };
     for (unsigned i = 0; i < c->count; i++) {
         const LaunchAttribute& a = c->attributes[i];
         // An overlap with the kernel before that is allowed but not made is a legal order.
@@ -306,7 +323,7 @@ CU_API cuLaunchKernelEx(const LaunchConfig* c, void* f, void** values, void** ex
         bool off = a.id == COOPERATIVE && !a.number;
         if (!harmless && !single && !off) return refuse(NOT_SUPPORTED, "launch attribute %d is not emulated", a.id);
     }
-    return launch(f, {{c->grid[0], c->grid[1], c->grid[2]}, {c->block[0], c->block[1], c->block[2]}, c->dynamic}, c->stream, values, extra);
+    return launch(f, c->shape, c->stream, values, extra);
 }
 
 // ---- the emulator's own ----

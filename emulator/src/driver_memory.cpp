@@ -3,11 +3,10 @@
 // Device memory lies in one reserved range of addresses. Every allocation has its own pages, with pages of no access
 // between them, and starts at an address that is a multiple of 256 and of nothing more. New memory reads as 0xFF (NaN in
 // every float type): pages come from a file of such bytes and are copied when first written. What surrounds an allocation
-// within its pages is checked after each kernel; beyond, a kernel faults, which is reported like an illegal address.
+// within its pages is checked after each kernel; beyond, a kernel faults, which the core makes its error.
 #include "driver.h"
-#include "emu.h"
 
-#include <csignal>
+#include <algorithm>
 #include <cstring>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -114,6 +113,7 @@ static Result allocate(DevicePtr* address, size_t bytes, bool stream_ordered) {
     if (bytes > s.settings.memory - s.used)
         if (Result result = drain_all()) return result;
     if (bytes > s.settings.memory - s.used) {
+        s.last_code = OUT_OF_MEMORY;
         s.last_error = "out of device memory: " + std::to_string(bytes) + " bytes wanted, " +
                        std::to_string(s.settings.memory - s.used) + " of " + std::to_string(s.settings.memory) + " free";
         return OUT_OF_MEMORY;
@@ -164,30 +164,6 @@ Result check_guards(const char* kernel) {
             return broken(ILLEGAL_ADDRESS, "%s wrote past the end of an allocation of %zu bytes", kernel, a.bytes);
     }
     return SUCCESS;
-}
-
-// ---- faults ----
-
-static struct sigaction previous[2];
-
-static void on_fault(int signal, siginfo_t* info, void* context) {
-    if (is_device(info->si_addr)) {
-        // The handler may run on the stack of a CUDA thread; leaving it for the scheduler drops both.
-        if (emu::self) emu::fail("illegal address: %s", describe(info->si_addr).c_str());
-        fprintf(stderr, "emulated CUDA driver: the host touched device memory: %s\n", describe(info->si_addr).c_str());
-    }
-    struct sigaction& old = previous[signal == SIGBUS];
-    if (old.sa_flags & SA_SIGINFO) return old.sa_sigaction(signal, info, context);
-    if (old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN) return old.sa_handler(signal);
-    sigaction(signal, &old, nullptr);  // the instruction faults again, now for good
-}
-
-void catch_faults() {
-    struct sigaction action = {};
-    action.sa_sigaction = on_fault;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    sigaction(SIGSEGV, &action, &previous[0]);
-    sigaction(SIGBUS, &action, &previous[1]);
 }
 
 // ---- copies ----
@@ -247,7 +223,7 @@ static Result copy(Place to, Place from, void* stream) {
     bool pageable = (!to.device && !is_pinned(to.at, to.bytes())) || (!from.device && !is_pinned(from.at, from.bytes()));
     if (pageable && found && found->capture) {
         invalidate(found->capture);
-        return refuse(CAPTURE_UNSUPPORTED, "a captured copy needs pinned host memory: a graph reads and writes it at every launch");
+        return refuse(CAPTURE_UNSUPPORTED, "a captured copy needs pinned host memory, which a graph uses at every launch");
     }
     if (!from.device && !is_pinned(from.at, from.bytes())) {
         auto staged = std::make_shared<std::vector<char>>(from.at, from.at + from.bytes());
@@ -267,22 +243,28 @@ static Result copy_blocking(Place to, Place from) {
 static Place device(DevicePtr p, size_t n) { return {reinterpret_cast<char*>(p), n, 1, n, true}; }
 static Place host(const void* p, size_t n) { return {static_cast<char*>(const_cast<void*>(p)), n, 1, n, false}; }
 
-template <class T> static Result fill(DevicePtr address, T value, size_t count, void* stream) {
-    Place to = device(address, count * sizeof(T));
-    if (!count) return SUCCESS;
-    if (address % sizeof(T)) return refuse(INVALID_VALUE, "address %#llx is not a multiple of %zu", address, sizeof(T));
+// Fills `rows` rows of `count` elements, `pitch` bytes apart.
+template <class T> static Result fill(DevicePtr address, size_t pitch, T value, size_t count, size_t rows, void* stream) {
+    size_t width = count * sizeof(T);
+    if (!count || !rows) return SUCCESS;
+    if (address % sizeof(T) || pitch % sizeof(T))
+        return refuse(INVALID_VALUE, "address %#llx and pitch %zu are not both multiples of %zu", address, pitch, sizeof(T));
+    if (pitch < width && rows > 1) return refuse(INVALID_VALUE, "rows of %zu bytes do not fit a pitch of %zu", width, pitch);
+    Place to = {reinterpret_cast<char*>(address), width, rows, pitch, true};
     if (Result result = check(to, "destination", false)) return result;
     return enqueue(stream, [=]() -> Result {
         if (Result result = check(to, "destination", true)) return result;
-        std::fill_n(reinterpret_cast<T*>(to.at), count, value);
-        emu::dev_init(to.at, to.width);
+        for (size_t row = 0; row < rows; row++) {
+            std::fill_n(reinterpret_cast<T*>(to.at + row * pitch), count, value);
+            emu::dev_init(to.at + row * pitch, width);
+        }
         return SUCCESS;
     });
 }
 
 template <class T> static Result fill_blocking(DevicePtr address, T value, size_t count) {
     if (Result result = unsafe_in_capture()) return result;
-    if (Result result = fill(address, value, count, nullptr)) return result;
+    if (Result result = fill(address, 0, value, count, 1, nullptr)) return result;
     return drain(state().legacy);
 }
 
@@ -457,25 +439,39 @@ CU_API cuMemcpy2D_v2(const Copy2D* c) {
 
 CU_API cuMemsetD8Async(DevicePtr to, unsigned char value, size_t count, void* stream) {
     ENTER();
-    return fill(to, value, count, stream);
-}
-CU_API cuMemsetD16Async(DevicePtr to, unsigned short value, size_t count, void* stream) {
-    ENTER();
-    return fill(to, value, count, stream);
-}
-CU_API cuMemsetD32Async(DevicePtr to, unsigned value, size_t count, void* stream) {
-    ENTER();
-    return fill(to, value, count, stream);
+    return fill(to, 0, value, count, 1, stream);
 }
 CU_API cuMemsetD8_v2(DevicePtr to, unsigned char value, size_t count) {
     ENTER();
     return fill_blocking(to, value, count);
 }
+CU_API cuMemsetD2D8Async(DevicePtr to, size_t pitch, unsigned char value, size_t width, size_t height, void* stream) {
+    ENTER();
+    return fill(to, pitch, value, width, height, stream);
+}
+
+CU_API cuMemsetD16Async(DevicePtr to, unsigned short value, size_t count, void* stream) {
+    ENTER();
+    return fill(to, 0, value, count, 1, stream);
+}
 CU_API cuMemsetD16_v2(DevicePtr to, unsigned short value, size_t count) {
     ENTER();
     return fill_blocking(to, value, count);
 }
+CU_API cuMemsetD2D16Async(DevicePtr to, size_t pitch, unsigned short value, size_t width, size_t height, void* stream) {
+    ENTER();
+    return fill(to, pitch, value, width, height, stream);
+}
+
+CU_API cuMemsetD32Async(DevicePtr to, unsigned value, size_t count, void* stream) {
+    ENTER();
+    return fill(to, 0, value, count, 1, stream);
+}
 CU_API cuMemsetD32_v2(DevicePtr to, unsigned value, size_t count) {
     ENTER();
     return fill_blocking(to, value, count);
+}
+CU_API cuMemsetD2D32Async(DevicePtr to, size_t pitch, unsigned value, size_t width, size_t height, void* stream) {
+    ENTER();
+    return fill(to, pitch, value, width, height, stream);
 }

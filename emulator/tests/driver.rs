@@ -1,5 +1,7 @@
 //! The emulated driver as a program sees it: launches through cudarc, copies, lazy streams and events, graphs, queries.
 
+#![allow(clippy::macro_metavars_in_unsafe)] // of cu!, whose arguments are plain values
+
 mod common;
 
 use common::*;

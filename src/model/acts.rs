@@ -189,7 +189,7 @@ struct Place {
     scale: Tensor,
 }
 
-/// A batch on the device, valid until the upload after the next.
+/// A batch on the device, good for one pass; the next upload may go beside that pass.
 #[derive(Clone, Debug)]
 pub struct Input {
     /// Token ids, `[1, t]` u32.
@@ -364,7 +364,6 @@ impl Acts {
         targets.resize(rows.len(), NO_TARGET);
 
         let slot = self.next.get();
-        self.next.set(1 - slot);
         let place = &self.places[slot];
         let put = |place: Tensor, values: &[u32]| {
             let place = place.slice_cols(0..values.len());
@@ -388,6 +387,11 @@ impl Acts {
         };
         device.attention_plan(&input.forest());
         input
+    }
+
+    /// The next upload takes the other place: the device has work that reads this one.
+    pub(super) fn turn(&self) {
+        self.next.set(1 - self.next.get());
     }
 
     pub(super) fn view(&self, t: usize) -> View {

@@ -62,7 +62,7 @@ impl Model {
     /// The losses stay on the device: the result is their handle, `[1, asks]` f32, valid until the next pass.
     pub fn train(&self, device: &dyn Device, acts: &Acts, input: &Input, grads: &Params) -> Tensor {
         let view = acts.view(input.tokens.cols());
-        self.replay(device, Pass::Train, input, grads.all, &mut || {
+        self.replay(device, acts, Pass::Train, input, grads.all, &mut || {
             self.forward(device, acts, input);
             head::loss(device, self, &view, input, grads);
             for l in (0..self.config.layers).rev() {
@@ -74,10 +74,19 @@ impl Model {
     }
 
     /// Has the device record `work` for inputs of this size, and play it again.
-    fn replay(&self, device: &dyn Device, pass: Pass, input: &Input, grads: Tensor, work: &mut dyn FnMut()) {
+    fn replay(
+        &self,
+        device: &dyn Device,
+        acts: &Acts,
+        pass: Pass,
+        input: &Input,
+        grads: Tensor,
+        work: &mut dyn FnMut(),
+    ) {
         let [id, slot, t, unique, asks] = input.key;
         let (weights, grads) = (self.params.all.addr() as u64, grads.addr() as u64);
         device.replay(&[pass as u64, id, slot, t, unique, asks, weights, grads], work);
+        acts.turn();
     }
 
     /// For every ask of the batch the log-probability of its target and whether it is the likeliest token.
@@ -87,7 +96,7 @@ impl Model {
             return Vec::new();
         }
         let view = acts.view(input.tokens.cols());
-        self.replay(device, Pass::Predict, input, view.values, &mut || {
+        self.replay(device, acts, Pass::Predict, input, view.values, &mut || {
             self.forward(device, acts, input);
             head::predict(device, self, &view, input);
         });

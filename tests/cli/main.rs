@@ -2,6 +2,7 @@
 //! messages and exit codes, runs that are killed and continued.
 
 mod bad_input;
+mod cuda;
 mod score;
 mod support;
 mod train;

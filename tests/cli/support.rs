@@ -35,6 +35,12 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Runs `command` to its end.
+    pub(crate) fn of(mut command: Command) -> Self {
+        let done = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: done.status.code(), out: text(done.stdout), err: text(done.stderr) }
+    }
     /// The run, which must have succeeded.
     pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, Some(0), "{}\n{}", self.out, self.err);
@@ -94,7 +100,7 @@ impl Place {
     }
 
     pub(crate) fn run<S: AsRef<str>>(&self, args: &[S]) -> Run {
-        finished(self.command(args))
+        Run::of(self.command(args))
     }
 
     /// Starts the program and gives it `signal` once `ready`, for example when a file has appeared. Returns how it ended;
@@ -137,12 +143,6 @@ fn drain(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String
         from.read_to_string(&mut text).unwrap();
         text
     })
-}
-
-fn finished(mut command: Command) -> Run {
-    let done = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Run { code: done.status.code(), out: text(done.stdout), err: text(done.stderr) }
 }
 
 /// Every file below `dir` with a hash of its content, folders as `None`.

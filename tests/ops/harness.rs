@@ -6,11 +6,13 @@
 
 use flanrt::arena::Arena;
 use flanrt::cpu::Cpu;
+use flanrt::cuda::Cuda;
 use flanrt::ops::Device;
 use flanrt::rng::Rng;
 use flanrt::tensor::{DType, Tensor};
+use flanrt_emulator::Mode;
 use std::cell::{Cell, RefCell};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The storage dtypes every op takes.
 pub(crate) const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
@@ -29,21 +31,60 @@ fn roundoff(dtype: DType) -> (f64, f64) {
     }
 }
 
-/// All backends, by kind: the members of a kind (here numbers of threads) must agree bit for bit.
-pub(crate) fn devices() -> &'static [Vec<Box<dyn Device>>] {
-    static ALL: OnceLock<Vec<Vec<Box<dyn Device>>>> = OnceLock::new();
+/// Devices that must agree bit for bit.
+pub(crate) struct Kind {
+    pub(crate) devices: Vec<Box<dyn Device>>,
+    /// Whether factors of 16-bit products are rounded to 16 bits wherever they come from: probabilities, gradients of logits.
+    /// Tensor cores take them so.
+    rounds: bool,
+    /// Held while an op is tested: a GPU has one stream and one scratch.
+    turn: Mutex<()>,
+}
+
+/// The GPU: a real one where `FLANRT_REQUIRE_GPU=1` demands it, else the emulated driver (`FLANRT_EMULATOR=checked`: with its
+/// checker, and nothing beside it).
+fn cuda() -> Option<Box<dyn Device>> {
+    if std::env::var("FLANRT_REQUIRE_GPU").is_ok_and(|v| v == "1") {
+        return Some(Box::new(Cuda::new(0).unwrap_or_else(|e| panic!("FLANRT_REQUIRE_GPU=1: {e}"))));
+    }
+    if let Err(why) = flanrt_emulator::available() {
+        println!("skipped: no emulated CUDA driver: {why}");
+        return None;
+    }
+    flanrt_emulator::install(if checked() { Mode::Checked } else { Mode::Plain });
+    Some(Box::new(Cuda::new(0).expect("an emulated GPU")))
+}
+
+/// Whether the tests are run on the emulator with its checker.
+pub(crate) fn checked() -> bool {
+    std::env::var("FLANRT_EMULATOR").is_ok_and(|v| v == "checked")
+}
+
+/// All backends, by kind: CPUs with various numbers of threads, a GPU.
+pub(crate) fn kinds() -> &'static [Kind] {
+    static ALL: OnceLock<Vec<Kind>> = OnceLock::new();
     ALL.get_or_init(|| {
-        let cpu = |threads| Box::new(Cpu::new(threads).expect("a thread pool")) as Box<dyn Device>;
-        vec![vec![cpu(1), cpu(2), cpu(3)]]
+        let mut kinds = Vec::new();
+        if !checked() {
+            let cpu = |threads| Box::new(Cpu::new(threads).expect("a thread pool")) as Box<dyn Device>;
+            let devices = vec![cpu(1), cpu(2), cpu(3)];
+            kinds.push(Kind { devices, rounds: false, turn: Mutex::new(()) });
+        }
+        if let Some(gpu) = cuda() {
+            kinds.push(Kind { devices: vec![gpu], rounds: true, turn: Mutex::new(()) });
+        }
+        kinds
     })
 }
 
 /// Runs `op` on every device, and twice on the first of a kind; the tensors it returns must be the same bits within a kind.
 pub(crate) fn everywhere(what: &str, op: impl Fn(&Stand) -> Vec<Tensor>) {
-    for kind in devices() {
+    for kind in kinds() {
+        let _turn = kind.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut first: Option<Vec<Vec<u8>>> = None;
-        for device in kind.iter().chain(&kind[..1]) {
-            let stand = Stand::new(device.as_ref(), first.is_none());
+        for device in kind.devices.iter().chain(&kind.devices[..1]) {
+            let mut stand = Stand::new(device.as_ref(), first.is_none());
+            stand.rounds = kind.rounds;
             let out = op(&stand);
             stand.check_guards(what);
             let bits: Vec<_> = out.iter().map(|&t| stand.bits(t)).collect();
@@ -66,6 +107,7 @@ pub(crate) use Lay::{Dense, Strided};
 /// A device, the tensors made on it, and a stream of random numbers that is the same on every device.
 pub(crate) struct Stand<'a> {
     pub(crate) device: &'a dyn Device,
+    rounds: bool,
     /// Whether `close` compares: once a kind is enough, the others must have the same bits.
     compares: bool,
     arenas: RefCell<Vec<Arena>>,
@@ -75,7 +117,20 @@ pub(crate) struct Stand<'a> {
 
 impl<'a> Stand<'a> {
     pub(crate) fn new(device: &'a dyn Device, compares: bool) -> Self {
-        Self { device, compares, arenas: RefCell::default(), areas: RefCell::default(), stream: Cell::new(0) }
+        Self {
+            device,
+            rounds: false,
+            compares,
+            arenas: RefCell::default(),
+            areas: RefCell::default(),
+            stream: Cell::new(0),
+        }
+    }
+
+    /// What an element of a product may be off by, relative to the root mean square of all, because a factor was rounded to
+    /// `dtype` on its way: nothing on a CPU. The errors of the terms are independent, so four standard deviations of one.
+    pub(crate) fn rounding(&self, dtype: DType) -> f64 {
+        if self.rounds && dtype != DType::F32 { 4.0 * roundoff(dtype).0 } else { 0.0 }
     }
 
     /// A tensor of 0xff bytes inside a guarded area.

@@ -52,13 +52,14 @@ pub(crate) fn run(s: &Stand, lay: Lay, dtype: DType, case: Case) -> Vec<Tensor> 
     // Derivatives of the weight: only of the rows sampled here, for each of them all columns.
     let total =
         |w: &[f64]| (0..r).map(|i| -reference(row(i), w, wanted[i] as usize)).sum::<f64>() * f64::from(SCALE);
-    s.close("dx", arith, dx, || {
+    let products = arith + s.rounding(dtype);
+    s.close("dx", products, dx, || {
         (0..r)
             .flat_map(|i| derivative(row(i), |x| -f64::from(SCALE) * reference(x, &ws, wanted[i] as usize)))
             .collect()
     });
     for j in [0, v / 2, wanted.first().map_or(0, |&t| t as usize)] {
-        s.close("dw", arith, dw.slice_rows(j..j + 1), || {
+        s.close("dw", products, dw.slice_rows(j..j + 1), || {
             let grad = derivative(&ws[j * d..][..d], |part| {
                 let mut w = ws.clone();
                 w[j * d..][..d].copy_from_slice(part);

@@ -1,7 +1,9 @@
 //! The same bits on every vector width: this test binary runs itself with `FLANRT_SIMD` set and compares digests.
 
-use crate::harness::{DTYPES, Dense, Stand, Strided, devices};
+use crate::harness::{DTYPES, Dense, Stand, Strided};
 use crate::{attention, elem, embed, glu, loss, matmul, norm, optim, rope};
+use flanrt::cpu::Cpu;
+use flanrt::ops::{Device, Memory};
 use flanrt::tensor::{DType, Tensor};
 use std::process::Command;
 
@@ -10,7 +12,7 @@ const CHILD: &str = "FLANRT_TEST_DIGESTS";
 
 /// A name and a digest for every op and dtype. Small: software fused multiply-adds take their time.
 fn digests() -> Vec<String> {
-    let cpu = devices()[0][1].as_ref();
+    let cpu: &dyn Device = &Cpu::new(2).expect("threads");
     let mut out = vec![format!("device {}", cpu.name())];
     let mut digest = |what: &str, dtype: DType, op: &dyn Fn(&Stand) -> Vec<Tensor>| {
         let stand = Stand::new(cpu, true);
@@ -25,6 +27,9 @@ fn digests() -> Vec<String> {
         digest("embed", dtype, &|s| embed::case(s, Dense, dtype, 31, 33, 7));
         digest("glu", dtype, &|s| glu::case(s, Strided, dtype, 31, 33, false));
         digest("norm", dtype, &|s| norm::case(s, Strided, dtype, (65, 31, 3), norm::Into::FreshPlus));
+        digest("gelu", dtype, &|s| glu::gelu_case(s, Strided, dtype, 31, 33, glu::Over::Dy));
+        let into = norm::Into::FreshPlus;
+        digest("layer_norm", dtype, &|s| norm::layer_case(s, Strided, (dtype, dtype), (65, 31), into));
         digest("rope", dtype, &|s| rope::case(s, Strided, dtype, 31, 3, 10));
         let kept = if dtype == DType::F32 { optim::Kept::Weights } else { optim::Kept::Plain(dtype) };
         digest("adamw", dtype, &|s| optim::steps(s, kept, dtype, 1023));
@@ -61,7 +66,7 @@ fn every_vector_width_gives_the_same_bits() {
         (level, lines("device ").concat(), lines("digest "))
     });
     let (_, _, widest) = &levels[0];
-    assert_eq!(widest.len(), 3 * 13);
+    assert_eq!(widest.len(), 3 * 15);
     for (level, device, digests) in &levels {
         if !device.contains(level) && *level != "plain" {
             println!("skipped: this machine has no {level} ({device})");

@@ -1,7 +1,7 @@
 //! What the tests of the emulated driver share: a device for one test at a time, and calls of the driver as it is, without
 //! the order that cudarc's own types add.
 
-#![allow(dead_code)] // each test file uses a part
+#![allow(dead_code, unreachable_pub)] // each test file is a crate that uses a part
 
 use cudarc::driver::{CudaContext, sys};
 use flanrt_emulator::Mode;
