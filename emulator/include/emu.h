@@ -166,6 +166,7 @@ uint64_t shuffle(Shuffle how, unsigned mask, uint64_t value, int operand, int wi
 unsigned ballot(unsigned mask, bool value);
 void sync_warp(unsigned mask);
 unsigned active_mask();
+void thread_fence();
 void pause();  // somewhere to switch threads, inside a loop that waits
 
 template <class T> EMU_INLINE T shuffle_any(Shuffle how, unsigned mask, T value, int operand, int width) {
@@ -200,7 +201,7 @@ template <class T> EMU_INLINE T __shfl_down_sync(unsigned mask, T v, unsigned de
 template <class T> EMU_INLINE T __shfl_xor_sync(unsigned mask, T v, int lanes, int width = 32) {
     return emu::shuffle_any(emu::Shuffle::XOR, mask, v, lanes, width);
 }
-inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline void __threadfence() { emu::thread_fence(); }
 inline void __threadfence_block() {}
 inline void __nanosleep(unsigned) { emu::pause(); }
 [[noreturn]] inline void __trap() { emu::fail("__trap"); }

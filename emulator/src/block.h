@@ -68,7 +68,7 @@ struct Fiber : Thread {
 // Lanes that meet under one mask. Two buffers, used in turn: a lane can be one meeting ahead of one that still reads.
 struct Meeting {
     static constexpr size_t LANE_BYTES = 48;
-    unsigned mask = 0, waiting = 0;
+    unsigned waiting = 0;
     int arrived = 0, inside = 0;
     unsigned phase = 0;
     const char* op = "";
@@ -78,6 +78,7 @@ struct Warp {
     Fiber* lane[WARP];
     int index = 0, size = 0;
     unsigned live = 0, ready = 0;
+    unsigned masks[4] = {};  // of the meetings; 0: free
     Meeting meetings[4];
 };
 
@@ -122,6 +123,7 @@ struct Warpgroup {
     std::unique_ptr<WgmmaTask> building;
     std::vector<std::shared_ptr<Accumulator>> active;
     Groups<WgmmaTask> tasks;
+    int keep = -1;        // all threads wait until so many groups are left; -1: they do not
     unsigned fenced = 0;  // warps whose registers wgmma.fence has handed over since the last wait
 };
 
@@ -170,6 +172,7 @@ void preempt();                 // with a seed: perhaps another thread first
 void park(const char* waits);   // until woken
 void wake(Warp& warp, unsigned lanes);
 void wake(ThreadSet& set);      // and empties it
+void run_others();              // each thread that is ready, once
 void poll(const void* p, uint64_t value, const char* waits);  // a flag was looked at; the same again: others run first
 inline void progress() { block->polls = 0; }
 std::string where(const void* caller);  // "file.cu:12", as far as the debug information tells
@@ -177,6 +180,7 @@ std::string where(const void* caller);  // "file.cu:12", as far as the debug inf
 // ---- Shared memory ----
 
 char* shared_pointer(uint32_t address, size_t bytes, const char* op);  // checks the range
+bool finish_wgmma();           // completes what a warpgroup waits for; false: none waits
 bool land_load(bool awaited);  // completes a TMA load, one that a thread waits for or any; false: there is none
 
 // A thread or block that ends must have waited for its asynchronous work.

@@ -72,6 +72,7 @@ uint32_t block_number, first_block;  // counting through all grids; first of thi
 std::vector<Clocks> past;            // of each thread
 Clocks floor_clocks;                 // in everyone's past, from __syncthreads
 Clocks fenced;                       // clock of each thread at its last fence.proxy.async
+Clocks published;                    // of each thread: what a __threadfence of a thread that knew of it has published
 std::unordered_map<const void*, Sync> syncs;
 std::unordered_map<const void*, std::vector<std::shared_ptr<Snapshot>>> snapshots;
 std::unordered_map<uint32_t, std::vector<Acquired>> acquired;  // by the block that released
@@ -210,6 +211,7 @@ void begin_block(size_t dynamic_bytes) {
     shared_array(shared, dynamic_bytes);
     floor_clocks.assign(threads + 1, 0);
     fenced.assign(threads, 0);
+    published.assign(threads + 1, 0);
     for (int t = 0; t < threads; t++) {
         past[t].assign(threads + 1, 0);
         past[t][t] = 1;
@@ -219,9 +221,9 @@ void begin_block(size_t dynamic_bytes) {
 }
 
 void shared_array(const void* p, size_t bytes) {
-    const char* at = static_cast<const char*>(p);
-    for (size_t i = 0; i < bytes; i++) shared_cell(at + i)->flags |= uint8_t(VALID << (i & 1));
-    shared_high = std::max(shared_high, (size_t(at - shared) + bytes + 2) & ~size_t(1));
+    const size_t at = size_t(static_cast<const char*>(p) - shared);  // even
+    for (size_t i = 0; i < bytes; i += 2) shared_cells[(at + i) / 2].flags |= i + 1 < bytes ? 3 * VALID : VALID;
+    shared_high = std::max(shared_high, (at + bytes + 2) & ~size_t(1));
 }
 
 void access(const void* p, size_t bytes, bool write, const void* caller) { access_as(p, bytes, write ? How::WRITE : How::READ, caller); }
@@ -248,16 +250,26 @@ void whole_block() {
     for (int t = 0; t < threads; t++) floor_clocks[t] = past[t][t]++;
 }
 
-void release_atomic(const void* p) {
+// A fence publishes all that is in its thread's past. Any thread that then knows of it, through a barrier, may release it.
+void thread_fence() {
     const int me = current().index;
-    auto& all = snapshots[p];
-    if (all.empty() || all.back()->block != block_number) {
-        all.push_back(std::make_shared<Snapshot>());
-        all.back()->block = block_number;
+    for (int t = 0; t < threads; t++) published[t] = std::max({published[t], past[me][t], floor_clocks[t]});
+    past[me][me]++;
+}
+
+void release_atomic(const void* p, bool all) {
+    const int me = current().index;
+    auto& list = snapshots[p];
+    if (list.empty() || list.back()->block != block_number) {
+        list.push_back(std::make_shared<Snapshot>());
+        list.back()->block = block_number;
     }
-    Snapshot& s = *all.back();
-    raise(s.clocks, past[me]);
-    raise(s.clocks, floor_clocks);
+    Snapshot& s = *list.back();
+    Clocks mine = past[me];
+    raise(mine, floor_clocks);
+    if (!all)
+        for (int t = 0; t < threads; t++) mine[t] = std::min(mine[t], published[t]);
+    raise(s.clocks, mine);
     for (const auto& [number, known] : acquired)
         for (const Acquired& a : known)
             if (in_past(past[me], uint32_t(a.thread), a.clock) &&

@@ -10,7 +10,6 @@ void shared_array(const void* p, size_t bytes);
 
 // An access of the current thread, from the instruction at `caller`.
 void access(const void* p, size_t bytes, bool write, const void* caller);
-// A write of bytes that start to count as initialised without a race check: mbarrier words.
 void atomic(const void* p, size_t bytes, bool write, const void* caller);
 
 // Order. release: the current thread's past belongs to `key`; flip: the phase is complete; acquire: what was released in complete
@@ -19,8 +18,10 @@ void release(const void* key);
 void flip(const void* key);
 void acquire(const void* key);
 void whole_block();  // __syncthreads: all the past of the block is past for everyone
-void release_atomic(const void* p);
+// Between blocks. An atomic operation releases what was past at the thread's last __threadfence; store_release (`all`) all its past.
+void release_atomic(const void* p, bool all);
 void acquire_atomic(const void* p);
+void thread_fence();
 
 // Asynchronous copies into shared memory. A load by TMA is a write of its own, ordered by its mbarrier alone.
 void in_flight(const void* p, size_t bytes, bool on);

@@ -141,17 +141,15 @@ Meeting& meeting(unsigned mask, const char* op) {
         const int missing = __builtin_ctz(mask & ~w.live);
         fail("%s: mask %08x names lane %d, which has exited or does not exist", op, mask, missing);
     }
-    Meeting* m = nullptr;
-    for (Meeting& q : w.meetings)
-        if (q.mask == mask) m = &q;
-    if (!m)
-        for (Meeting& q : w.meetings)
-            if (!q.arrived && !q.inside) {
-                m = &q;
-                m->mask = mask;
-                break;
-            }
-    if (!m) fail("%s: the lanes of the warp wait under more than 4 masks", op);
+    int at = 0;
+    while (at < 4 && w.masks[at] != mask) at++;
+    if (at == 4) {
+        at = 0;
+        while (at < 4 && (w.meetings[at].arrived || w.meetings[at].inside)) at++;
+        if (at == 4) fail("%s: the lanes of the warp wait under more than 4 masks", op);
+        w.masks[at] = mask;
+    }
+    Meeting* m = &w.meetings[at];
     if (m->arrived && m->op != op && strcmp(m->op, op)) fail("divergence: lane %d comes to %s while others wait in %s", me.lane, op, m->op);
     m->op = op;
     return *m;
@@ -326,35 +324,43 @@ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
     for (int i = 0; i < 4; i++) d[i] = m.d[i >> 1][lane][i & 1];
 }
 
-// Product and sum are rounded one after the other on every machine; products of two 16-bit numbers are exact anyway.
-#define EMU_MULTIPLY_ADD                                                  \
-    for (int i = 0; i < m; i++)                                           \
-        for (int j0 = 0; j0 < n; j0 += W) {                               \
-            float sum[W];                                                 \
-            for (int j = 0; j < W; j++) sum[j] = d[i * n + j0 + j];       \
-            for (int p = 0; p < k; p++) {                                 \
-                const float x = a[i * k + p];                             \
-                const float* row = b + p * n + j0;                        \
-                for (int j = 0; j < W; j++) sum[j] += x * row[j];         \
-            }                                                             \
-            for (int j = 0; j < W; j++) d[i * n + j0 + j] = sum[j];       \
+// Product and sum are rounded one after the other on every machine; products of two 16-bit numbers are exact anyway. ROWS by COLUMNS
+// vectors of sums stay in registers.
+using Vector = float __attribute__((vector_size(32), aligned(4)));
+template <int ROWS, int COLUMNS>
+__attribute__((always_inline)) static inline void multiply_add_tiles(float* d, const float* a, const float* b, int m, int n, int k) {
+    for (int i = 0; i < m; i += ROWS)
+        for (int j = 0; j < n; j += 8 * COLUMNS) {
+            Vector sum[ROWS][COLUMNS];
+            for (int r = 0; r < ROWS; r++)
+                for (int c = 0; c < COLUMNS; c++) sum[r][c] = *reinterpret_cast<Vector*>(d + (i + r) * n + j + 8 * c);
+            for (int p = 0; p < k; p++)
+                for (int r = 0; r < ROWS; r++) {
+                    const float x = a[(i + r) * k + p];
+                    for (int c = 0; c < COLUMNS; c++) sum[r][c] += x * *reinterpret_cast<const Vector*>(b + p * n + j + 8 * c);
+                }
+            for (int r = 0; r < ROWS; r++)
+                for (int c = 0; c < COLUMNS; c++) *reinterpret_cast<Vector*>(d + (i + r) * n + j + 8 * c) = sum[r][c];
         }
-template <int W> __attribute__((target("avx2"))) static void multiply_add_avx2(float* d, const float* a, const float* b, int m, int n, int k) {
-    EMU_MULTIPLY_ADD
 }
-template <int W> static void multiply_add_any(float* d, const float* a, const float* b, int m, int n, int k) { EMU_MULTIPLY_ADD }
-#undef EMU_MULTIPLY_ADD
-
+__attribute__((target("avx2"))) static void multiply_add_avx2(float* d, const float* a, const float* b, int m, int n, int k) {
+    n % 32 ? multiply_add_tiles<8, 1>(d, a, b, m, n, k) : multiply_add_tiles<2, 4>(d, a, b, m, n, k);
+}
+static void multiply_add_any(float* d, const float* a, const float* b, int m, int n, int k) {
+    n % 16 ? multiply_add_tiles<4, 1>(d, a, b, m, n, k) : multiply_add_tiles<2, 2>(d, a, b, m, n, k);
+}
 void multiply_add(float* d, const float* a, const float* b, int m, int n, int k) {
     static const bool avx2 = __builtin_cpu_supports("avx2");
-    if (avx2) {
-        n % 64 ? multiply_add_avx2<8>(d, a, b, m, n, k) : multiply_add_avx2<64>(d, a, b, m, n, k);
-    } else {
-        n % 16 ? multiply_add_any<8>(d, a, b, m, n, k) : multiply_add_any<16>(d, a, b, m, n, k);
-    }
+    avx2 ? multiply_add_avx2(d, a, b, m, n, k) : multiply_add_any(d, a, b, m, n, k);
 }
 
 // ---- Memory that blocks and threads share ----
+
+void thread_fence() {
+    EMU_ENTER();
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if constexpr (CHECKING) check::thread_fence();
+}
 
 void atomic_begin(const void* p, size_t bytes) {
     EMU_ENTER();
@@ -367,7 +373,7 @@ void atomic_begin(const void* p, size_t bytes) {
     }
 }
 void atomic_end(const void* p, uint64_t old, bool changed) {
-    if constexpr (CHECKING) check::release_atomic(p);
+    if constexpr (CHECKING) check::release_atomic(p, false);
     if (changed)
         progress();
     else
@@ -389,7 +395,7 @@ void store_release(uint32_t* p, uint32_t v) {
     preempt();
     if constexpr (CHECKING) {
         check::atomic(p, 4, true, current().caller);
-        check::release_atomic(p);
+        check::release_atomic(p, true);
     }
     __atomic_store_n(p, v, __ATOMIC_RELEASE);
     progress();

@@ -212,7 +212,7 @@ static Fiber* pick() {
         if (b.ready_warps && random_bits() % 4 == 0) return random_ready();
     }
     while (!b.ready_warps)
-        if (!land_load(true)) return nullptr;
+        if (!land_load(true) && !finish_wgmma()) return nullptr;
     Fiber& me = current();
     if (me.warp->ready) return me.warp->lane[after(me.warp->ready, me.lane)];
     Warp& warp = b.warps[after(b.ready_warps, me.warp->index)];
@@ -302,7 +302,7 @@ void preempt() {
 }
 
 // Goes round all threads, so that a thread that polls does not starve the one it waits for.
-static void run_others() {
+void run_others() {
     Block& b = *block;
     Fiber& me = current();
     const uint32_t lanes = me.warp->ready & ~((2u << me.lane) - 1);
@@ -390,7 +390,8 @@ static void set_up(Block& b, int count, size_t dynamic_bytes) {
         warp.size = std::min(WARP, count - w * WARP);
         warp.live = warp.ready = warp.size == WARP ? FULL_MASK : (1u << warp.size) - 1;
         b.ready_warps |= 1u << w;
-        for (Meeting& m : warp.meetings) m.mask = m.waiting = 0, m.arrived = m.inside = 0;
+        for (unsigned& mask : warp.masks) mask = 0;
+        for (Meeting& m : warp.meetings) m.waiting = 0, m.arrived = m.inside = 0;
     }
     b.free_stacks.clear();
     for (int s = int(b.stacks.size()); s-- > 0;) b.free_stacks.push_back(s);

@@ -309,6 +309,7 @@ void tma_store_commit() {
 void tma_store_wait(int keep, bool read_only) {
     EMU_ENTER();
     auto& groups = current().stores.committed;
+    if (int(groups.size()) > keep && !options.early) run_others();
     for (int i = 0; i < int(groups.size()) - keep; i++)
         for (BulkStore& s : groups[i]) {
             read_source(s);

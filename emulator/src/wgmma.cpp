@@ -75,11 +75,11 @@ static void hold_operands(const Wgmma& op, int change) {
 
 // Each thread of the warpgroup answers for a share of the chunks: every one must have waited for the data.
 static void check_operands(const Wgmma& op, int thread) {
-    int count = 0;
     auto look = [&](uint64_t bits, bool mn_major, int rows) {
-        Descriptor(bits, mn_major).for_chunks(rows, [&](int, int, uint32_t address) {
-            if (count++ % WARPGROUP == thread) check::async_read(shared_pointer(address, 16, "wgmma"), 16, "wgmma's read of");
-        });
+        const Descriptor d(bits, mn_major);
+        const int columns = mn_major ? 16 : 2, chunks = rows * 2;
+        for (int i = thread; i < chunks; i += WARPGROUP)
+            check::async_read(shared_pointer(d.chunk(i / columns, i % columns), 16, "wgmma"), 16, "wgmma's read of");
     };
     if (!op.a) look(op.a_desc, op.a_mn_major, 64);
     look(op.b_desc, op.b_mn_major, op.n);
@@ -131,7 +131,8 @@ static Warpgroup& warpgroup(const char* op) {
     return block->warpgroups[g];
 }
 
-// All 128 threads come; arrive() of each, complete() of the last. No order between them follows for other memory.
+// All 128 threads come: arrive() of each, complete() of the last. It says whether they go on; otherwise finish_wgmma wakes them.
+// No order between them follows for other memory.
 template <class Arrive, class Complete> static void gather(const char* op, Arrive arrive, Complete complete) {
     Warpgroup& g = warpgroup(op);
     if (g.arrived && strcmp(g.op, op))
@@ -139,16 +140,18 @@ template <class Arrive, class Complete> static void gather(const char* op, Arriv
     g.op = op;
     arrive(g);
     block->stats.collectives++;
-    if (++g.arrived == WARPGROUP) {
-        complete(g);
+    const bool last = ++g.arrived == WARPGROUP;
+    if (last) {
         g.arrived = 0;
-        wake(g.waiting);
         progress();
-        preempt();
-    } else {
-        g.waiting.add(current().index);
-        park(op);
+        if (complete(g)) {
+            wake(g.waiting);
+            preempt();
+            return;
+        }
     }
+    g.waiting.add(current().index);
+    park(op);
 }
 
 static bool same_operands(const Wgmma& x, const Wgmma& y) {
@@ -204,6 +207,7 @@ void wgmma(float* d, const Wgmma& op) {
             }
             g.tasks.open.push_back(std::move(task));
             g.building.reset();
+            return true;
         });
 }
 
@@ -214,24 +218,43 @@ void wgmma_fence() {
 
 void wgmma_commit() {
     EMU_ENTER();
-    gather("wgmma.commit_group", [](Warpgroup&) {}, [](Warpgroup& g) { g.tasks.commit(); });
+    gather("wgmma.commit_group", [](Warpgroup&) {}, [](Warpgroup& g) {
+        g.tasks.commit();
+        return true;
+    });
 }
 
+static void finish(Warpgroup& g) {
+    for (; int(g.tasks.committed.size()) > g.keep; g.tasks.committed.pop_front())
+        for (WgmmaTask& task : g.tasks.committed.front()) {
+            if constexpr (CHECKING) hold_operands(task.op, -1);
+            if (!options.early) execute(task);
+            if (--task.d->pending) continue;
+            if (!options.early) put_back(*task.d);
+            g.active.erase(std::find(g.active.begin(), g.active.end(), task.d));
+        }
+    g.keep = -1;
+}
+
+bool finish_wgmma() {
+    for (Warpgroup& g : block->warpgroups)
+        if (g.keep >= 0) {
+            finish(g);
+            wake(g.waiting);
+            return true;
+        }
+    return false;
+}
+
+// The products are done when no other thread of the block can run: whoever may already overwrite their operands has done so.
 void wgmma_wait(int keep) {
     EMU_ENTER();
-    gather(
-        "wgmma.wait_group", [](Warpgroup&) {},
-        [keep](Warpgroup& g) {
-            g.fenced = 0;
-            for (; int(g.tasks.committed.size()) > keep; g.tasks.committed.pop_front())
-                for (WgmmaTask& task : g.tasks.committed.front()) {
-                    if constexpr (CHECKING) hold_operands(task.op, -1);
-                    if (!options.early) execute(task);
-                    if (--task.d->pending) continue;
-                    if (!options.early) put_back(*task.d);
-                    g.active.erase(std::find(g.active.begin(), g.active.end(), task.d));
-                }
-        });
+    warpgroup("wgmma.wait_group").fenced = 0;
+    gather("wgmma.wait_group", [](Warpgroup&) {}, [=](Warpgroup& g) {
+        g.keep = keep;
+        if (options.early) finish(g);
+        return options.early;
+    });
 }
 
 void check_wgmma(Fiber& t) {
