@@ -6,6 +6,7 @@
 //! `FLANRT_REQUIRE_NVCC=1`, with which a build without kernels is an error.
 
 #[path = "build/nvcc.rs"]
+#[allow(dead_code)] // it has two users, who need different parts
 mod nvcc;
 
 use std::env;
@@ -126,7 +127,7 @@ fn embed(
         "/// What the kernels were compiled for; empty in a build without them.\npub const ARCHS: &[&str] = &{names:?};\n"
     );
     code += &format!(
-        "/// Major release of the toolkit that compiled them: the driver must know it. 0: none.\npub const TOOLKIT: u32 = {toolkit};\n"
+        "/// Major release of the toolkit that compiled them: the driver must know it. 0: none.\npub(super) const TOOLKIT: u32 = {toolkit};\n"
     );
     let path = out.join("cuda_images.rs");
     // Left alone where nothing changed: then nothing is compiled again.

@@ -9,13 +9,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What a portable file is compiled for: machine code of these GPUs, and PTX (`ptx`) for those that come after them.
-pub const TARGETS: [&str; 7] = ["80", "86", "89", "90", "100", "120", "ptx"];
+pub(crate) const TARGETS: [&str; 7] = ["80", "86", "89", "90", "100", "120", "ptx"];
 
 /// End of the stem of files for compute capability 9.0 alone; their code is `sm_90a`, which no other GPU runs.
-pub const HOPPER: &str = "_sm90";
+pub(crate) const HOPPER: &str = "_sm90";
 
 /// A compiler that runs.
-pub struct Nvcc {
+pub(crate) struct Nvcc {
     path: PathBuf,
     version: String,
 }
@@ -23,7 +23,7 @@ pub struct Nvcc {
 impl Nvcc {
     /// The first of: `NVCC`, `bin/nvcc` in `CUDA_HOME`, `CUDA_PATH` or `CUDA_ROOT`, the search path, the usual folder, and
     /// what `make cuda-toolkit` installs below `root`. An error if `NVCC` is set and does not run.
-    pub fn find(root: &Path) -> Result<Option<Self>, String> {
+    pub(crate) fn find(root: &Path) -> Result<Option<Self>, String> {
         if let Some(path) = std::env::var_os("NVCC").filter(|v| !v.is_empty()) {
             let path = PathBuf::from(path);
             let place = path.display().to_string();
@@ -50,7 +50,7 @@ impl Nvcc {
     }
 
     /// Release, e.g. (13, 0).
-    pub fn release(&self) -> (u32, u32) {
+    pub(crate) fn release(&self) -> (u32, u32) {
         let release =
             self.version.split("release ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("");
         let (major, minor) = release.split_once('.').unwrap_or((release, ""));
@@ -58,14 +58,14 @@ impl Nvcc {
     }
 
     /// A tool of the same toolkit, if it is there.
-    pub fn tool(&self, name: &str) -> Option<PathBuf> {
+    pub(crate) fn tool(&self, name: &str) -> Option<PathBuf> {
         let path = self.path.with_file_name(name);
         path.is_file().then_some(path)
     }
 }
 
 /// The `.cu` files of a folder, by name.
-pub fn sources(kernels: &Path) -> Vec<PathBuf> {
+pub(crate) fn sources(kernels: &Path) -> Vec<PathBuf> {
     files(kernels, "cu")
 }
 
@@ -78,12 +78,12 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
 }
 
 /// Name of a file without its extension.
-pub fn stem(path: &Path) -> String {
+pub(crate) fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// What a file is compiled for when all files are for `chosen`.
-pub fn targets<'a>(source: &Path, chosen: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn targets<'a>(source: &Path, chosen: &[&'a str]) -> Vec<&'a str> {
     match stem(source).ends_with(HOPPER) {
         true => chosen.iter().filter(|c| **c == "90").map(|_| "90a").collect(),
         false => chosen.to_vec(),
@@ -91,18 +91,18 @@ pub fn targets<'a>(source: &Path, chosen: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// A file compiled for one target.
-pub struct Object {
+pub(crate) struct Object {
     /// As in [`TARGETS`], or `90a`.
-    pub target: String,
+    pub(crate) target: String,
     /// A cubin, or PTX.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// What the compiler said, with the resources of every kernel.
-    pub log: String,
+    pub(crate) log: String,
 }
 
 impl Object {
     /// What must not be: registers that went to memory, and wgmma pipelines that the assembler serialised (C75xx).
-    pub fn complaints(&self) -> Vec<String> {
+    pub(crate) fn complaints(&self) -> Vec<String> {
         let mut kernel = "";
         let mut found = Vec::new();
         for line in self.log.lines() {
@@ -124,7 +124,7 @@ impl Object {
 }
 
 /// Compiles, or remembers.
-pub struct Compiler {
+pub(crate) struct Compiler {
     nvcc: Nvcc,
     kernels: PathBuf,
     cache: PathBuf,
@@ -132,19 +132,19 @@ pub struct Compiler {
 
 impl Compiler {
     /// A compiler for the files of `kernels`, with its results kept below `target`.
-    pub fn new(nvcc: Nvcc, kernels: &Path, target: &Path) -> Result<Self, String> {
+    pub(crate) fn new(nvcc: Nvcc, kernels: &Path, target: &Path) -> Result<Self, String> {
         let cache = target.join("kernels");
         std::fs::create_dir_all(&cache).map_err(|e| format!("cannot create {}: {e}", cache.display()))?;
         Ok(Self { nvcc, kernels: kernels.into(), cache })
     }
 
     /// The toolkit.
-    pub fn nvcc(&self) -> &Nvcc {
+    pub(crate) fn nvcc(&self) -> &Nvcc {
         &self.nvcc
     }
 
     /// `source` for `target`.
-    pub fn object(&self, source: &Path, target: &str) -> Result<Object, String> {
+    pub(crate) fn object(&self, source: &Path, target: &str) -> Result<Object, String> {
         let (kind, arch) = match target {
             "ptx" => ("-ptx", "-arch=compute_80".to_string()),
             target => ("-cubin", format!("-arch=sm_{target}")),
@@ -186,7 +186,7 @@ impl Compiler {
     }
 
     /// All objects of a file in one image.
-    pub fn image(&self, source: &Path, objects: &[Object]) -> Result<PathBuf, String> {
+    pub(crate) fn image(&self, source: &Path, objects: &[Object]) -> Result<PathBuf, String> {
         let tool = self.nvcc.tool("fatbinary").ok_or("the toolkit has no fatbinary beside its nvcc")?;
         let names: Vec<_> = objects.iter().map(|o| o.path.as_os_str().as_encoded_bytes().to_vec()).collect();
         let path = self.cache.join(format!("{}-{:032x}.fatbin", stem(source), hash(&names)));
@@ -206,7 +206,7 @@ impl Compiler {
     }
 
     /// Every file for every target that is `chosen`, `jobs` at a time.
-    pub fn all(&self, chosen: &[&str], jobs: usize) -> Result<Vec<(PathBuf, Vec<Object>)>, String> {
+    pub(crate) fn all(&self, chosen: &[&str], jobs: usize) -> Result<Vec<(PathBuf, Vec<Object>)>, String> {
         let sources = sources(&self.kernels);
         let tasks: Vec<_> =
             sources.iter().flat_map(|s| targets(s, chosen).into_iter().map(move |t| (s, t))).collect();

@@ -265,7 +265,10 @@ fn an_op_has_the_same_stem_everywhere() {
     for (backend, shared) in [("cpu", &CPU_SHARED[..]), ("cuda", &CUDA_SHARED)] {
         let mut files = stems(backend);
         for shared in shared {
-            assert!(files.remove(*shared), "src/{backend}/{shared}.rs is gone: take it out of the list of shared files");
+            assert!(
+                files.remove(*shared),
+                "src/{backend}/{shared}.rs is gone: take it out of the list of shared files"
+            );
         }
         assert_eq!(ops, files, "src/ops and src/{backend} differ");
     }

@@ -16,7 +16,12 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The kernels of every op family.
-static FAMILIES: [&[Kernel]; 0] = [];
+static FAMILIES: &[&[Kernel]] = &[
+    &super::attention::KERNELS,
+    super::loss::KERNELS,
+    super::matmul::KERNELS,
+    super::optim::KERNELS,
+];
 
 /// Asserts that `x` has this shape: the contract of an op.
 macro_rules! shape {
@@ -65,31 +70,35 @@ impl Kernel {
         let mut types = variant.split('_');
         let (t, u) = (types.next().unwrap_or(""), types.next().unwrap_or(""));
         let parse = |text: &'static str| {
-            let (name, kind) = text.split_once(':').expect("a parameter is `name: type`");
-            let kind = kind.trim();
-            let pointer = kind.strip_prefix("*mut ").or(kind.strip_prefix("*const "));
-            let kind = match (pointer, kind) {
-                (Some("T"), _) => Type::Pointer(element(t)),
-                (Some("U"), _) => Type::Pointer(element(u)),
-                (Some(e), _) => Type::Pointer(element(e)),
-                (_, "i32") => Type::I32,
-                (_, "u32") => Type::U32,
-                (_, "f32") => Type::F32,
-                (_, "i64") => Type::I64,
-                (_, "u64") => Type::U64,
-                _ => panic!("parameter `{text}` of {} has no type that kernels take", self.name),
+            let wrong = || format!("parameter `{text}` of {} has no type that kernels take", self.name);
+            let (name, kind) = text.split_once(':').unwrap_or_else(|| panic!("{}", wrong()));
+            let (name, kind) = (name.trim(), kind.trim());
+            if let Some((access, pointee)) = kind.split_once(' ').filter(|_| kind.starts_with('*')) {
+                let pointee = match pointee {
+                    "T" => t,
+                    "U" => u,
+                    own => own,
+                };
+                let known =
+                    ELEMENTS.into_iter().find(|e| *e == pointee).unwrap_or_else(|| panic!("{}", wrong()));
+                return Param { name, kind: Type::Pointer(known), text: format!("{access} {known}") };
+            }
+            let kind = match kind {
+                "i32" => Type::I32,
+                "u32" => Type::U32,
+                "f32" => Type::F32,
+                "i64" => Type::I64,
+                "u64" => Type::U64,
+                _ => panic!("{}", wrong()),
             };
-            Param { name: name.trim(), kind }
+            Param { name, kind, text: kind.to_string() }
         };
         self.params.split(',').map(str::trim).filter(|p| !p.is_empty()).map(parse).collect()
     }
 }
 
-/// The element type of a pointer parameter, by the name that the sources give it.
-fn element(name: &str) -> &'static str {
-    let known = ["f32", "bf16", "f16", "u32", "u16", "f64", "u64"];
-    known.into_iter().find(|k| *k == name).unwrap_or_else(|| panic!("kernels take no pointers to {name:?}"))
-}
+/// What pointers may point to.
+const ELEMENTS: [&str; 7] = ["f32", "bf16", "f16", "u32", "u16", "f64", "u64"];
 
 /// What a parameter takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -128,6 +137,8 @@ impl fmt::Display for Type {
 struct Param {
     name: &'static str,
     kind: Type,
+    /// The type as the table writes it, with the variant's dtypes.
+    text: String,
 }
 
 /// An argument of a launch.
@@ -235,9 +246,10 @@ fn all_kernels() -> impl Iterator<Item = &'static Kernel> {
     FAMILIES.iter().flat_map(|family| family.iter())
 }
 
-/// The symbols that the images must hold, with the lowest and (if there is one) only capability they are made for.
-pub(super) fn symbols() -> Vec<String> {
-    all_kernels().flat_map(|k| k.variants.iter().map(|v| k.symbol(v))).collect()
+/// Symbol and parameter types of every kernel.
+pub(super) fn table() -> Vec<(String, Vec<String>)> {
+    let types = |k: &Kernel, v: &str| k.parse(v).into_iter().map(|param| param.text).collect();
+    all_kernels().flat_map(|k| k.variants.iter().map(move |v| (k.symbol(v), types(k, v)))).collect()
 }
 
 impl Functions {
@@ -292,7 +304,7 @@ impl Function {
             let size = param.kind.size();
             let offset = end.next_multiple_of(size);
             end = offset + size;
-            let place = format!("kernel {symbol}: parameter {i}, `{}: {}`,", param.name, param.kind);
+            let place = format!("kernel {symbol}: parameter {i}, `{}: {}`,", param.name, param.text);
             match compiled(i) {
                 Some(found) if found == (offset, size) => {}
                 Some((at, bytes)) => {
@@ -399,5 +411,80 @@ impl Cuda {
     /// Compute capability, 90 for 9.0.
     pub(super) fn capability(&self) -> u32 {
         self.core.gpu.capability
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GATHER: Kernel = Kernel {
+        name: "gather_rows",
+        variants: DTYPES,
+        threads: 256,
+        params: "y: *mut T, y_stride: i64, x: *const T, x_stride: i64, index: *const u32, rows: i32, cols: i32",
+    };
+
+    #[test]
+    fn parameters_are_read_with_the_dtypes_of_the_variant() {
+        let convert = Kernel {
+            name: "c",
+            variants: &["f32_bf16"],
+            threads: 1,
+            params: "y: *mut T, x: *const U, n: i64, s: f32",
+        };
+        let types: Vec<_> = convert.parse("f32_bf16").into_iter().map(|p| p.text).collect();
+        assert_eq!(types, ["*mut f32", "*const bf16", "i64", "f32"]);
+        assert_eq!((GATHER.symbol("f16"), convert.symbol("")), ("gather_rows_f16".into(), "c".into()));
+        let hopper = Kernel { name: "matmul_nt_sm90", variants: &[""], threads: 384, params: "" };
+        assert!(hopper.fits(90) && !hopper.fits(100) && GATHER.fits(120) && hopper.parse("").is_empty());
+        for params in ["x", "x: i8", "x: *const i8", "x: &f32"] {
+            let wrong = Kernel { name: "w", variants: &[""], threads: 1, params };
+            assert!(std::panic::catch_unwind(|| wrong.parse("")).is_err(), "{params}");
+        }
+    }
+
+    #[test]
+    fn arguments_fit_their_parameters_only() {
+        let x = Tensor::new(4096, DType::BF16, 2, 3);
+        assert!(Arg::from(x).is(Type::Pointer("bf16")) && !Arg::from(x).is(Type::Pointer("f32")));
+        assert!(Arg::from(None).is(Type::Pointer("f64")) && !Arg::from(x).is(Type::U64));
+        assert!(
+            Arg::from(1i64).is(Type::I64) && !Arg::from(1i32).is(Type::I64) && !Arg::from(1u32).is(Type::I32)
+        );
+        assert_eq!((Arg::from(-1i32).bits(), Arg::from(1.0f32).bits()), (0xffff_ffff, 0x3f80_0000));
+    }
+
+    #[test]
+    fn the_table_is_compared_with_the_compiled_kernels() {
+        if let Err(reason) = flanrt_emulator::available() {
+            eprintln!("skipped: {reason}");
+            return;
+        }
+        flanrt_emulator::install(flanrt_emulator::Mode::Plain);
+        let cuda = Cuda::new(0).unwrap();
+        let find = |params, variant| {
+            let kernel = Kernel { params, ..GATHER };
+            Function::find(&cuda.core._modules, &kernel, variant).map(|_| ()).map_err(|e| e.message)
+        };
+        for variant in DTYPES {
+            find(GATHER.params, variant).unwrap();
+        }
+        let fails = |params, says: &str| {
+            let message = find(params, "f32").unwrap_err();
+            assert!(message.contains("gather_rows_f32") && message.contains(says), "{message}");
+        };
+        fails(
+            "y: *mut T, y_stride: i64, x: *const T, x_stride: i32",
+            "parameter 3, `x_stride: i32`, has 4 bytes at 24",
+        );
+        fails(
+            "y: *mut T, y_stride: i64, x: *const T, x_stride: i64, index: *const u32, rows: i64",
+            "`rows: i64`, has 8 bytes at 40 in the table and 4 bytes at 40 in the image",
+        );
+        fails("y: *mut T, y_stride: i64", "more than the 2 parameters");
+        let longer = "y: *mut T, y_stride: i64, x: *const T, x_stride: i64, index: *const u32, rows: i32, cols: i32, eps: f32";
+        fails(longer, "`eps: f32`, is in the table and not in the image");
+        assert!(find(GATHER.params, "f64").unwrap_err().contains("gather_rows_f64 is in none"));
     }
 }
