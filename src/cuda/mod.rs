@@ -16,9 +16,10 @@ mod loss;
 mod matmul;
 mod memory;
 mod optim;
+mod time;
 mod transfer;
 
-pub use driver::{Gpu, driver_version, gpus};
+pub use driver::{Found, Gpu, driver_version, find, gpus};
 pub use images::{ARCHS, IMAGES, Image};
 
 use crate::error::{Error, Result};
