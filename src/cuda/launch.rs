@@ -16,12 +16,15 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The kernels of every op family.
-static FAMILIES: [&[Kernel]; 6] = [
+static FAMILIES: &[&[Kernel]] = &[
     &super::attention::KERNELS,
     super::elem::KERNELS,
     super::embed::KERNELS,
     super::glu::KERNELS,
+    super::loss::KERNELS,
+    super::matmul::KERNELS,
     &super::norm::KERNELS,
+    super::optim::KERNELS,
     super::rope::KERNELS,
 ];
 
