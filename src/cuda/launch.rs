@@ -24,7 +24,7 @@ static FAMILIES: &[&[Kernel]] = &[
     super::loss::KERNELS,
     super::matmul::KERNELS,
     &super::norm::KERNELS,
-    super::optim::KERNELS,
+    &super::optim::KERNELS,
     super::rope::KERNELS,
 ];
 
