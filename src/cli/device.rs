@@ -54,7 +54,11 @@ impl Machine {
             Some(index) => index,
             None => cuda::gpus()?.iter().find(|gpu| gpu.unusable().is_none()).map_or(0, |gpu| gpu.index),
         };
-        Ok(Self { device: Box::new(Cuda::new(index)?), threads: rayon::current_num_threads(), own_memory: true })
+        Ok(Self {
+            device: Box::new(Cuda::new(index)?),
+            threads: rayon::current_num_threads(),
+            own_memory: true,
+        })
     }
 
     /// The CPU, with a line that says why not the GPU that is there.

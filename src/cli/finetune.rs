@@ -1,13 +1,12 @@
 //! `flanrt finetune` and `flanrt pretrain`: check everything that can be checked, then train, then save.
 
-use super::prepare::{Data, Prepared, Start, count, millions};
 use super::device::Machine;
+use super::prepare::{Data, Prepared, Start, count, millions};
 use super::settings::Resolved;
 use super::{Global, TrainFlags};
 use crate::disk;
 use crate::dist::Solo;
 use crate::error::{self, Error, Kind, Result};
-use crate::ops::{Device, Memory};
 use crate::tensor::DType;
 use crate::train::Trainer;
 use crate::train::checkpoint::{self, State};

@@ -5,7 +5,6 @@ use super::prepare::{Prepared, count, demo_defaults, millions, pretrain_defaults
 use super::{Global, TrainFlags};
 use crate::disk::human_bytes;
 use crate::error::Result;
-use crate::ops::Device;
 use crate::train::Trainer;
 use clap::Args;
 use serde_json::json;

@@ -4,7 +4,6 @@ use super::Global;
 use super::device::Machine;
 use super::finetune::{say, stop_flag};
 use crate::error::{Error, Result};
-use crate::ops::Memory;
 use crate::progress::Progress;
 use crate::score::{
     Boundary, Engine, Hooks, Requests, ScoreOptions, TextOptions, run as score_requests, score_text, text,

@@ -154,8 +154,9 @@ fn usable(started: sys::CUresult) -> Result<()> {
         let shown = |v: u32| version(v / 10, 100);
         let message =
             format!("the NVIDIA driver supports CUDA {}; this build needs {}", shown(found), shown(floor));
-        return Err(Error::device(message)
-            .fix("update the driver, build with an older CUDA toolkit (12.8 or newer), or use --device cpu"));
+        return Err(Error::device(message).fix(
+            "update the driver, build with an older CUDA toolkit (12.8 or newer), or use --device cpu",
+        ));
     }
     check(started, "starting the driver")
         .map_err(|e| e.fix("check nvidia-smi; a container must be started with its GPUs"))
@@ -259,11 +260,6 @@ macro_rules! owner {
         unsafe impl Send for $name {}
         // SAFETY: as above; the driver locks for itself.
         unsafe impl Sync for $name {}
-        impl $name {
-            pub(super) fn raw(&self) -> $raw {
-                self.0
-            }
-        }
         impl Drop for $name {
             fn drop(&mut self) {
                 // SAFETY: made by the matching call and given back once. A failure leaves nothing to do.
@@ -291,6 +287,10 @@ owner!(
 );
 
 impl Stream {
+    pub(super) fn raw(&self) -> sys::CUstream {
+        self.0
+    }
+
     pub(super) fn new() -> Result<Self> {
         let mut raw = null_mut();
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
@@ -310,7 +310,8 @@ impl Stream {
         let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
         // SAFETY: a live stream, and place for its status.
         let code = unsafe { sys::cuStreamIsCapturing(self.0, &mut status) };
-        code == sys::CUresult::CUDA_SUCCESS && status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE
+        code == sys::CUresult::CUDA_SUCCESS
+            && status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE
     }
 
     /// Runs `work` with everything it puts on this stream recorded instead of started.
@@ -392,6 +393,10 @@ impl Event {
 }
 
 impl Module {
+    pub(super) fn raw(&self) -> sys::CUmodule {
+        self.0
+    }
+
     /// Loads an image; the driver's code says what is wrong with it.
     pub(super) fn load(image: &[u8]) -> Result<Self, sys::CUresult> {
         let mut raw = null_mut();

@@ -18,9 +18,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// The kernels of every op family.
 static FAMILIES: &[&[Kernel]] = &[
     &super::attention::KERNELS,
+    super::elem::KERNELS,
+    super::embed::KERNELS,
+    super::glu::KERNELS,
     super::loss::KERNELS,
     super::matmul::KERNELS,
-    super::optim::KERNELS,
+    &super::norm::KERNELS,
+    &super::optim::KERNELS,
+    super::rope::KERNELS,
 ];
 
 /// Asserts that `x` has this shape: the contract of an op.
@@ -406,11 +411,6 @@ impl Cuda {
     /// Multiprocessors of the GPU.
     pub(super) fn sms(&self) -> u32 {
         self.core.gpu.sms
-    }
-
-    /// Compute capability, 90 for 9.0.
-    pub(super) fn capability(&self) -> u32 {
-        self.core.gpu.capability
     }
 }
 

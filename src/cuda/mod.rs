@@ -9,13 +9,19 @@
 
 mod attention;
 mod driver;
+mod elem;
+mod embed;
+mod glu;
 mod graph;
 mod images;
 mod launch;
 mod loss;
 mod matmul;
 mod memory;
+mod norm;
 mod optim;
+mod rope;
+mod rows;
 mod time;
 mod transfer;
 
@@ -23,6 +29,8 @@ pub use driver::{Found, Gpu, driver_version, find, gpus};
 pub use images::{ARCHS, IMAGES, Image};
 
 use crate::error::{Error, Result};
+use crate::ops::{Device, Profile};
+use crate::tensor::DType;
 use cudarc::driver::sys;
 use driver::{Context, Module, Stream, check};
 use graph::Graphs;
@@ -113,6 +121,20 @@ impl Cuda {
         assert!(!self.core.stream.records(), "work that is replayed has neither transfers nor memory");
         self.core.context.bind();
         &self.core.stream
+    }
+}
+
+impl Device for Cuda {
+    fn profile(&self) -> Profile {
+        Profile {
+            dtype: DType::BF16,
+            tokens: 1 << 14,
+            logits: 1 << 30,
+            // Waves of tiles hide a few rows of filling; few different sizes are few recordings.
+            multiple: 128,
+            table: attention::TABLE,
+            dq_scratch: false,
+        }
     }
 }
 
