@@ -147,7 +147,10 @@ fn run(
     let gpu = Gpu::with(mode);
     flanrt_emulator::set_options(options);
     let input: Vec<f32> = (0..N).map(|i| ((i * 7 + 3) % 11) as f32 - 5.0).collect();
-    let (x, y) = (gpu.upload(&input), gpu.alloc(4 * N));
+    // One kernel's bug is to read y, of which it writes 256 elements; the others leave parts of y as they were.
+    let fresh = name.starts_with("read_of_output");
+    let x = gpu.upload(&input);
+    let y = if fresh { gpu.alloc(4 * N) } else { gpu.upload(&vec![0.0; N]) };
     let flags = gpu.upload(&vec![0.0; N]);
     let x_map = tensor_map(
         x,
@@ -180,12 +183,8 @@ fn run(
     if done.is_err() {
         return (Err(flanrt_emulator::last_error()), conflicts);
     }
-    let mut result = vec![0u32; N];
-    // Most kernels leave part of y alone: all of it counts as written from here on.
-    match cu!(cuMemcpyDtoH_v2(result.as_mut_ptr().cast(), y, 4 * N)) {
-        Ok(()) => (Ok(result), conflicts),
-        Err(error) => panic!("{name}: {error:?}: {}", flanrt_emulator::last_error()),
-    }
+    let result = gpu.download(y, if fresh { 256 } else { N }, std::ptr::null_mut()).unwrap();
+    (Ok(result.into_iter().map(f32::to_bits).collect()), conflicts)
 }
 
 fn param_count(name: &str) -> usize {
@@ -197,7 +196,9 @@ fn all_bugs(mode: Mode) {
         let shows = if mode == Mode::Plain { plain } else { checked };
         let (right, clean) = run(mode, Options::default(), &format!("{name}_ok"), blocks, threads);
         let right = right.unwrap_or_else(|error| panic!("{name}: the correct twin fails: {error}"));
-        assert_eq!(clean, 0, "{name}: the correct twin has bank conflicts");
+        if matches!(shows, Conflicts) {
+            assert_eq!(clean, 0, "{name}: the correct twin has bank conflicts");
+        }
         let (result, conflicts) = run(mode, Options::default(), &format!("{name}_bug"), blocks, threads);
         let shown = match (shows, &result) {
             (As(text), Err(error)) => error.contains(text),

@@ -16,12 +16,8 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The kernels of every op family.
-static FAMILIES: &[&[Kernel]] = &[
-    &super::attention::KERNELS,
-    super::loss::KERNELS,
-    super::matmul::KERNELS,
-    super::optim::KERNELS,
-];
+static FAMILIES: &[&[Kernel]] =
+    &[&super::attention::KERNELS, super::loss::KERNELS, super::matmul::KERNELS, super::optim::KERNELS];
 
 /// Asserts that `x` has this shape: the contract of an op.
 macro_rules! shape {

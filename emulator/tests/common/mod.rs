@@ -10,6 +10,7 @@ use std::process::Command;
 use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+#[allow(unused_imports)] // as above
 pub use cudarc::driver::sys::CUresult::{self, *};
 
 /// Calls a function of the driver: `cu!(cuMemAlloc_v2(&mut p, 64))`, a `Result<(), CUresult>`.
@@ -188,7 +189,8 @@ pub fn tensor_map(
         _ => 2,
     };
     let strides: Vec<u64> = (1..dims.len()).map(|i| size * dims[..i].iter().product::<u64>()).collect();
-    let mut map = CUtensorMap::default();
+    // SAFETY: a tensor map is plain bytes.
+    let mut map: CUtensorMap = unsafe { std::mem::zeroed() };
     cu!(cuTensorMapEncodeTiled(
         &mut map,
         element,
