@@ -4,8 +4,8 @@ use super::Cpu;
 use super::rows::{floats, load, shape, slice, slice_mut, store, view, with_buffers};
 use super::simd::{LANES, reduce, vectorized};
 use crate::ops::optim::{
-    AdamState, CLIP_CHUNK, Chance, FACTOR_HEAD, FACTOR_TILE, FactorState, KEY, Master, NUMBERS, Optim,
-    Second, clip_scratch, factor_scratch, join, random, split, stochastic,
+    AdamState, CLIP_CHUNK, Chance, FACTOR_HEAD, FACTOR_TILE, FactorState, KEY, Master, Optim, Second,
+    clip_scratch, join, random, split, stochastic,
 };
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
@@ -113,12 +113,6 @@ impl Draw {
     }
 }
 
-/// A row of numbers.
-fn numbers<'a>(x: Tensor) -> &'a [f32] {
-    shape!(x, 1, NUMBERS);
-    floats(x)
-}
-
 /// The elements `c` of the f32 row `x` in place, of another in `buffer`.
 fn open<'a>(buffer: &'a mut [f32], x: Tensor, c: &Range<usize>) -> &'a mut [f32] {
     if x.dtype() == DType::F32 {
@@ -158,21 +152,6 @@ fn close_weights(values: &[f32], weights: Tensor, master: Master, c: &Range<usiz
         (Master::Plain(_), _) => store(weights, 0, c.start, values),
         (Master::Remainder(rest), _) => split_all(halves(weights), halves(rest), values),
         (Master::Stochastic, _) => draw.store(weights, c, values, Chance::Weight),
-    }
-}
-
-/// Panics where master and weights do not go together.
-fn check_master(weights: Tensor, master: Master) {
-    let (n, m) = (weights.rows(), weights.cols());
-    let (extra, wanted) = match master {
-        Master::Weights => (None, weights.dtype() == DType::F32),
-        Master::Plain(x) => (Some(x), x.dtype() == DType::F32),
-        Master::Remainder(x) => (Some(x), x.dtype() == DType::U16 && weights.dtype() == DType::BF16),
-        Master::Stochastic => (None, weights.dtype() == DType::BF16),
-    };
-    assert!(wanted, "{master:?} of {weights:?}");
-    if let Some(x) = extra {
-        shape!(x, n, m);
     }
 }
 
@@ -258,8 +237,6 @@ impl Cpu {
         scratch: &mut [f32],
     ) -> f32 {
         let (n, m) = (g.rows(), g.cols());
-        shape!(rows, 1, n);
-        shape!(cols, 1, m);
         let (sums, partials) = scratch.split_at_mut(n);
         let (sums_at, partials_at) = (sums.as_mut_ptr() as usize, partials.as_mut_ptr() as usize);
         self.blocks(n, FACTOR_TILE.0, |range| {
@@ -317,16 +294,12 @@ impl Optim for Cpu {
 
     fn adamw(&self, state: &AdamState, grads: Tensor, clip: Tensor, numbers: Tensor) {
         let AdamState { weights, master, m, v, first } = *state;
-        let n = grads.cols();
-        for x in [weights, m, v, grads] {
-            shape!(x, 1, n);
-        }
-        check_master(weights, master);
-        let factor = floats(clip)[1];
+        state.check(grads, clip, numbers);
+        let (n, factor) = (grads.cols(), floats(clip)[1]);
         if !factor.is_finite() {
             return;
         }
-        let x = self::numbers(numbers);
+        let x = floats(numbers);
         let draw = Draw::new(x, first);
         let x = Numbers {
             factor,
@@ -363,16 +336,12 @@ impl Optim for Cpu {
         scratch: Tensor,
     ) {
         let FactorState { weights, master, second, first } = *state;
-        let (n, m) = (weights.rows(), weights.cols());
-        shape!(grads, n, m);
-        assert!(weights.is_dense() && grads.is_dense(), "{weights:?} and {grads:?} are dense");
-        assert!(scratch.len() >= factor_scratch(n, m), "scratch {scratch:?} for {weights:?}");
-        check_master(weights, master);
-        let factor = floats(clip)[1];
+        state.check(grads, clip, numbers, scratch);
+        let (n, m, factor) = (weights.rows(), weights.cols(), floats(clip)[1]);
         if !factor.is_finite() || weights.is_empty() {
             return;
         }
-        let x = self::numbers(numbers);
+        let x = floats(numbers);
         let draw = Draw::new(x, first);
         let (keep, rate, eps2, threshold) = (x[0], x[1], f64::from(x[5]), f64::from(x[6]));
         let decay = Decay { part: x[2], keep: x[3], eps: x[4] };
@@ -382,8 +351,6 @@ impl Optim for Cpu {
                 self.factors([rows, cols], grads, factor, decay, &mut scratch[FACTOR_HEAD..])
             }
             Second::Full(v) => {
-                shape!(v, n, m);
-                assert_eq!(n, 1, "unfactored second moments are of vectors");
                 with_buffers([m], |[line]| {
                     let g = view(line, grads, 0, 0, m);
                     own_moments(floats(v), g, factor, decay.part, decay.keep, decay.eps);

@@ -6,7 +6,7 @@
 //! Rounding that has a choice is decided by [`random`]: a pure function of (seed, step) as a key and the element's index in
 //! the parameters, the same on every device.
 
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// f32 elements of a row of numbers.
 pub const NUMBERS: usize = 16;
@@ -99,6 +99,44 @@ pub enum Master {
     Stochastic,
 }
 
+impl Master {
+    /// Panics unless it goes with `weights`.
+    fn check(self, weights: Tensor) {
+        let dtype = weights.dtype();
+        let (beside, fits) = match self {
+            Self::Weights => (None, dtype == DType::F32),
+            Self::Plain(x) => (Some(x), x.dtype() == DType::F32),
+            Self::Remainder(x) => (Some(x), x.dtype() == DType::U16 && dtype == DType::BF16),
+            Self::Stochastic => (None, dtype == DType::BF16),
+        };
+        assert!(fits, "{self:?} of {weights:?}");
+        if let Some(x) = beside {
+            assert!(
+                (x.rows(), x.cols()) == (weights.rows(), weights.cols()) && x.is_dense(),
+                "{x:?} of {weights:?}"
+            );
+        }
+    }
+
+    /// What lies beside the weights.
+    pub fn beside(self) -> Option<Tensor> {
+        match self {
+            Self::Plain(x) | Self::Remainder(x) => Some(x),
+            Self::Weights | Self::Stochastic => None,
+        }
+    }
+}
+
+/// Panics unless `clip` and `numbers` are what an update reads, and `grads` belong to `weights`.
+fn check_update(weights: Tensor, grads: Tensor, clip: Tensor, numbers: Tensor) {
+    let shape = |x: Tensor| (x.rows(), x.cols());
+    assert!(shape(clip) == (1, 2) && clip.dtype() == DType::F32, "norm and factor: {clip:?}");
+    assert!(shape(numbers) == (1, NUMBERS) && numbers.dtype() == DType::F32, "numbers: {numbers:?}");
+    assert_eq!(shape(weights), shape(grads), "weights and gradients");
+    assert!([DType::F32, weights.dtype()].contains(&grads.dtype()), "gradients {grads:?} of {weights:?}");
+    assert!(weights.is_dense() && grads.is_dense(), "{weights:?} and {grads:?} are dense");
+}
+
 /// A range of parameters and their moments, for AdamW; all `[1, n]`.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamState {
@@ -112,6 +150,22 @@ pub struct AdamState {
     pub v: Tensor,
     /// Index of the first element among all parameters, for [`random`].
     pub first: u64,
+}
+
+impl AdamState {
+    /// Panics unless the arguments of an update fit each other.
+    pub(crate) fn check(&self, grads: Tensor, clip: Tensor, numbers: Tensor) {
+        check_update(self.weights, grads, clip, numbers);
+        self.master.check(self.weights);
+        assert_eq!(self.weights.rows(), 1, "a flat range: {:?}", self.weights);
+        for x in [self.m, self.v] {
+            assert_eq!((x.rows(), x.cols()), (1, self.weights.cols()), "moments");
+            assert!(
+                [DType::F32, DType::BF16].contains(&x.dtype()) && x.dtype() == self.m.dtype(),
+                "moments {x:?}"
+            );
+        }
+    }
 }
 
 /// Adafactor's second moments, f32.
@@ -139,6 +193,29 @@ pub struct FactorState {
     pub second: Second,
     /// Index of the first element among all parameters, for [`random`].
     pub first: u64,
+}
+
+impl FactorState {
+    /// Panics unless the arguments of an update fit each other.
+    pub(crate) fn check(&self, grads: Tensor, clip: Tensor, numbers: Tensor, scratch: Tensor) {
+        check_update(self.weights, grads, clip, numbers);
+        self.master.check(self.weights);
+        let (n, m) = (self.weights.rows(), self.weights.cols());
+        let row = |x: Tensor, n: usize| {
+            assert!((x.rows(), x.cols()) == (1, n) && x.dtype() == DType::F32, "moments {x:?} of [{n}]");
+        };
+        match self.second {
+            Second::Factored { rows, cols } => {
+                row(rows, n);
+                row(cols, m);
+            }
+            Second::Full(v) => {
+                assert_eq!(n, 1, "unfactored second moments are of vectors");
+                row(v, m);
+            }
+        }
+        assert!(scratch.len() >= factor_scratch(n, m), "scratch {scratch:?} for {:?}", self.weights);
+    }
 }
 
 /// The optimizer.
