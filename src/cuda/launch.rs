@@ -16,7 +16,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The kernels of every op family.
-static FAMILIES: &[&[Kernel]] = &[
+static FAMILIES: [&[Kernel]; 9] = [
     &super::attention::KERNELS,
     super::elem::KERNELS,
     super::embed::KERNELS,

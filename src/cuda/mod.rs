@@ -27,6 +27,8 @@ mod transfer;
 pub use driver::{Gpu, driver_version, gpus};
 pub use images::{ARCHS, IMAGES, Image};
 
+use crate::ops::{Device, Profile};
+use crate::tensor::DType;
 use crate::error::{Error, Result};
 use cudarc::driver::sys;
 use driver::{Context, Module, Stream, check};
@@ -149,6 +151,20 @@ fn allocate(bytes: usize) -> Result<u64> {
     // SAFETY: place for one address.
     check(unsafe { sys::cuMemAlloc_v2(&mut addr, bytes) }, &format!("allocating {bytes} bytes"))?;
     Ok(addr)
+}
+
+impl Device for Cuda {
+    fn profile(&self) -> Profile {
+        Profile {
+            dtype: DType::BF16,
+            tokens: 16_384,
+            logits: 1 << 30,
+            // Half a product's tile: little to fill up, and few sizes to record.
+            multiple: 64,
+            table: attention::TABLE,
+            dq_scratch: false,
+        }
+    }
 }
 
 impl Core {
