@@ -6,6 +6,7 @@
 //! `FLANRT_REQUIRE_NVCC=1`, with which a build without kernels is an error.
 
 #[path = "build/nvcc.rs"]
+#[allow(dead_code)] // it has two users, who need different parts
 mod nvcc;
 
 use std::env;

@@ -179,8 +179,10 @@ fn rows(c: &mut Criterion) {
         let s = &mut Stand::new();
         let case = format!("{name} {}", dtype.name());
         let [x, y, z] = [0; 3].map(|_| s.normal(dtype, t, d));
-        let (w, rstd) = (s.normal(dtype, 1, d), s.normal(DType::F32, t, 1));
-        let (dw, partials) = (s.normal(DType::F32, 1, d), s.normal(DType::F32, bwd_scratch_rows(t), d));
+        let w = s.normal(dtype, 1, d);
+        let [mean, rstd] = [0; 2].map(|_| s.normal(DType::F32, t, 1));
+        let [dw, db] = [0; 2].map(|_| s.normal(DType::F32, 1, d));
+        let partials = s.normal(DType::F32, 2 * bwd_scratch_rows(t), d);
         let heads = s.normal(dtype, t, h * k);
         let (angles, positions) = (s.normal(DType::F32, t, k), s.index(t, |i| i as u32));
         let ([gate_up, dgate_up], ffn) = ([0; 2].map(|_| s.normal(dtype, t, 2 * f)), s.normal(dtype, t, f));
@@ -198,10 +200,20 @@ fn rows(c: &mut Criterion) {
         bench(c, "rms_norm_bwd", &case, bytes(&[z, y, x]), || {
             dev.rms_norm_bwd(z, dw, y, x, w, rstd, None, partials);
         });
+        bench(c, "layer_norm_fwd", &case, bytes(&[y, x]), || {
+            dev.layer_norm_fwd(y, mean, rstd, x, w, Some(w), 1e-5);
+        });
+        bench(c, "layer_norm_bwd", &case, bytes(&[z, y, x]), || {
+            dev.layer_norm_bwd(z, dw, Some(db), y, x, w, mean, rstd, None, partials);
+        });
         bench(c, "rope", &case, bytes(&[heads, heads]), || dev.rope(heads, positions, angles, false));
         bench(c, "swiglu_fwd", &case, bytes(&[ffn, gate_up]), || dev.swiglu_fwd(ffn, gate_up));
         bench(c, "swiglu_bwd", &case, bytes(&[dgate_up, ffn, gate_up]), || {
             dev.swiglu_bwd(dgate_up, ffn, gate_up);
+        });
+        bench(c, "gelu_fwd", &case, bytes(&[dgate_up, gate_up]), || dev.gelu_fwd(dgate_up, gate_up));
+        bench(c, "gelu_bwd", &case, bytes(&[dgate_up, dgate_up, gate_up]), || {
+            dev.gelu_bwd(dgate_up, dgate_up, gate_up);
         });
         bench(c, "embed_fwd", &case, bytes(&[x, x]), || dev.embed_fwd(x, table, tokens));
         bench(c, "embed_bwd", &case, bytes(&[copy, copy, x]), || dev.embed_bwd(dtable, x, tokens, order));

@@ -1,7 +1,7 @@
 //! Compiles the emulator and the kernels of `../kernels` with the host's g++ into shared libraries that stand in for the
-//! CUDA driver: `OUT_DIR/{plain,checked}/libcuda.so`, and the same with the kernels of `tests/kernels` in `test-plain` and
-//! `test-checked`. The checked ones have their kernels' memory accesses instrumented (g++'s thread sanitizer calls hooks,
-//! which the emulator defines).
+//! CUDA driver: `OUT_DIR/{plain,checked}/libcuda.so`, the same with the kernels of `tests/kernels` in `test-plain` and
+//! `test-checked`, and with those of `../tests/conformance` in `conformance`. The checked ones have their kernels' memory
+//! accesses instrumented (g++'s thread sanitizer calls hooks, which the emulator defines).
 //!
 //! Objects are kept in the target folder by a hash of all they depend on, so that a changed kernel compiles one file a mode.
 
@@ -19,7 +19,8 @@ fn main() {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let kernels = here.join("../kernels").canonicalize().expect("the kernels lie beside the emulator");
     let test_kernels = here.join("tests/kernels");
-    for folder in [&here.join("include"), &here.join("src"), &kernels, &test_kernels] {
+    let conformance = here.join("../tests/conformance").canonicalize().expect("its kernels lie there");
+    for folder in [&here.join("include"), &here.join("src"), &kernels, &test_kernels, &conformance] {
         println!("cargo::rerun-if-changed={}", folder.display());
     }
     println!("cargo::rerun-if-changed=build.rs");
@@ -44,7 +45,8 @@ fn main() {
     for checked in [false, true] {
         let core = core.iter().map(|source| Job { source: source.clone(), kernel: false, checked });
         jobs.extend(core);
-        for folder in [&kernels, &test_kernels] {
+        let folders = [Some(&kernels), Some(&test_kernels), (!checked).then_some(&conformance)];
+        for folder in folders.into_iter().flatten() {
             jobs.extend(files(folder, "cu").into_iter().map(|source| Job { source, kernel: true, checked }));
         }
     }
@@ -58,6 +60,7 @@ fn main() {
         ("checked", true, &kernels),
         ("test-plain", false, &test_kernels),
         ("test-checked", true, &test_kernels),
+        ("conformance", false, &conformance),
     ] {
         let wanted = jobs.iter().zip(&objects).filter(|(job, _)| {
             job.checked == checked && (!job.kernel || job.source.parent() == Some(kernels))
@@ -118,7 +121,7 @@ impl Compiler {
             "-DFLANRT_EMULATE",
         ];
         flags.extend(&self.native);
-        flags.extend(if job.kernel { ["-w", "-xc++"] } else { ["-Wall", "-Wextra"] });
+        flags.extend(if job.kernel { &["-w", "-Wno-psabi", "-xc++"][..] } else { &["-Wall", "-Wextra"] });
         if job.checked {
             flags.push("-DEMU_CHECK");
             if job.kernel {

@@ -50,6 +50,12 @@ pub fn test_kernels_folder(mode: Mode) -> &'static Path {
     }
 }
 
+/// The folder with the `libcuda.so` that has the kernels of `tests/conformance`.
+fn conformance_folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    library_folder(&FOLDER, "conformance")
+}
+
 fn library_folder(cell: &'static OnceLock<PathBuf>, name: &str) -> &'static Path {
     cell.get_or_init(|| Path::new(env!("EMULATOR_LIBRARIES")).join(name))
 }
@@ -70,6 +76,14 @@ pub fn install(mode: Mode) {
 /// As [`install`].
 pub fn install_test_kernels(mode: Mode) {
     install_from(test_kernels_folder(mode));
+}
+
+/// Like [`install`], with the kernels of `tests/conformance`, one for each instruction that the product's kernels use.
+///
+/// # Panics
+/// As [`install`].
+pub fn install_conformance_kernels() {
+    install_from(conformance_folder());
 }
 
 fn install_from(folder: &Path) {

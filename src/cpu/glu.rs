@@ -1,7 +1,7 @@
-//! SwiGLU.
+//! SwiGLU and GELU.
 
-use super::rows::{shape, store, view, with_buffers};
-use super::simd::{exp, vectorized};
+use super::rows::{load, shape, store, view, with_buffers};
+use super::simd::{exp, gelu_all, gelu_slope, vectorized};
 use super::{Cpu, rows_for};
 use crate::ops::glu::Glu;
 use crate::tensor::Tensor;
@@ -23,6 +23,15 @@ vectorized! {
             let s = 1.0 / (1.0 + exp(-gate[i]));
             dgate[i] = dy[i] * up[i] * s * gate[i].mul_add(1.0 - s, 1.0);
             dup[i] = dy[i] * gate[i] * s;
+        }
+    }
+}
+
+vectorized! {
+    /// `d *= gelu'(x)`.
+    fn gelu_backward(d: &mut [f32], x: &[f32]) {
+        for (d, x) in d.iter_mut().zip(x) {
+            *d *= gelu_slope(*x);
         }
     }
 }
@@ -53,6 +62,35 @@ impl Glu for Cpu {
                     let (dgate, dup) = out.split_at_mut(f);
                     backward(dgate, dup, view(dys, dy, r, 0, f), gate, up);
                     store(dgate_up, r, 0, out);
+                }
+            });
+        });
+    }
+
+    fn gelu_fwd(&self, y: Tensor, x: Tensor) {
+        let f = x.cols();
+        shape!(y, x.rows(), f);
+        self.blocks(x.rows(), rows_for(f, 1 << 13), |rows| {
+            with_buffers([f], |[line]| {
+                for r in rows {
+                    load(line, x, r, 0);
+                    gelu_all(line);
+                    store(y, r, 0, line);
+                }
+            });
+        });
+    }
+
+    fn gelu_bwd(&self, dx: Tensor, dy: Tensor, x: Tensor) {
+        let f = x.cols();
+        shape!(dy, x.rows(), f);
+        shape!(dx, x.rows(), f);
+        self.blocks(x.rows(), rows_for(f, 1 << 13), |rows| {
+            with_buffers([f, f], |[line, xs]| {
+                for r in rows {
+                    load(line, dy, r, 0);
+                    gelu_backward(line, view(xs, x, r, 0, f));
+                    store(dx, r, 0, line);
                 }
             });
         });

@@ -129,11 +129,25 @@ pub(super) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
+/// `2 sqrt(2 / pi)`.
+const TWICE_ROOT: f32 = 1.595_769_1;
+const CUBIC: f32 = 0.044_715;
+
 /// `x / 2 (1 + tanh(u))` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`, which is `x / (1 + e^(-2 u))`.
 #[inline(always)]
 pub(super) fn gelu(x: f32) -> f32 {
-    const TWICE_ROOT: f32 = 1.595_769_1;
-    x / (1.0 + exp(-TWICE_ROOT * x * (x * x).mul_add(0.044_715, 1.0)))
+    x / (1.0 + exp(-TWICE_ROOT * x * (x * x).mul_add(CUBIC, 1.0)))
+}
+
+/// The derivative of `gelu`, `s + x s (1 - s) 2 du/dx` with `s = 1 / (1 + e^(-2 u))`.
+#[inline(always)]
+pub(super) fn gelu_slope(x: f32) -> f32 {
+    // Beyond 10 it is 0 or 1 in f32; within, the exponential and its products are finite.
+    let x = x.clamp(-10.0, 10.0);
+    let square = x * x;
+    let e = exp(-TWICE_ROOT * x * square.mul_add(CUBIC, 1.0));
+    let s = 1.0 / (1.0 + e);
+    (x * s * (e * s)).mul_add(TWICE_ROOT * square.mul_add(3.0 * CUBIC, 1.0), s)
 }
 
 vectorized! {

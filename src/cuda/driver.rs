@@ -275,29 +275,58 @@ impl Stream {
         check(unsafe { sys::cuStreamSynchronize(self.0) }, "waiting for the GPU")
     }
 
-    /// Runs `work` with everything it puts on this stream recorded instead of started; the stream is not idle-checked.
+    /// Whether its work is being recorded.
+    pub(super) fn records(&self) -> bool {
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: a live stream, and place for its status.
+        let code = unsafe { sys::cuStreamIsCapturing(self.0, &mut status) };
+        code == sys::CUresult::CUDA_SUCCESS
+            && status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE
+    }
+
+    /// Runs `work` with everything it puts on this stream recorded instead of started.
     pub(super) fn record(&self, work: &mut dyn FnMut()) -> Result<Exec> {
         // Other threads may call the driver meanwhile: what they do is not part of the recording.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: a live stream that is not recording.
         check(unsafe { sys::cuStreamBeginCapture_v2(self.0, mode) }, "recording work")?;
+        let mut recording = Recording { stream: self, graph: null_mut(), code: None };
         work();
-        let (mut graph, mut exec) = (null_mut(), null_mut());
-        // SAFETY: ends the recording begun above; the graph is freed once, after its executable copy is made.
-        unsafe {
-            check(sys::cuStreamEndCapture(self.0, &mut graph), "recording work")?;
-            let made =
-                check(sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0), "preparing recorded work");
-            sys::cuGraphDestroy(graph);
-            made?;
-        }
-        Ok(Exec(exec))
+        check(recording.end(), "recording work")?;
+        let mut exec = null_mut();
+        // SAFETY: a whole recording, of which this makes an executable copy.
+        let code = unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, recording.graph, 0) };
+        check(code, "preparing recorded work").map(|()| Exec(exec))
     }
 
     /// Starts recorded work after all work before it.
     pub(super) fn start(&self, exec: &Exec) -> Result<()> {
         // SAFETY: live handles of one context.
         check(unsafe { sys::cuGraphLaunch(exec.0, self.0) }, "starting recorded work")
+    }
+}
+
+/// A recording that is ended whatever happens in it: a stream that records takes no other work.
+struct Recording<'a> {
+    stream: &'a Stream,
+    graph: sys::CUgraph,
+    code: Option<sys::CUresult>,
+}
+
+impl Recording<'_> {
+    fn end(&mut self) -> sys::CUresult {
+        // SAFETY: a live stream that records until this first call.
+        *self.code.get_or_insert_with(|| unsafe { sys::cuStreamEndCapture(self.stream.0, &mut self.graph) })
+    }
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        self.end();
+        if !self.graph.is_null() {
+            // SAFETY: the recording is ended, and its executable copy has what it needs.
+            unsafe { sys::cuGraphDestroy(self.graph) };
+        }
     }
 }
 

@@ -6,7 +6,6 @@
 use super::Cuda;
 use super::driver::Exec;
 use std::collections::HashMap;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// Recordings kept; the one not used for longest goes first.
 const MOST: usize = 64;
@@ -82,10 +81,7 @@ impl Cuda {
             Known::Off | Known::New => return work(),
             Known::Seen => {
                 core.context.bind();
-                core.recording.store(true, Relaxed);
-                let recorded = core.stream.record(work);
-                core.recording.store(false, Relaxed);
-                recorded
+                core.stream.record(work)
             }
             Known::Recorded(exec) => Ok(exec),
         };

@@ -9,22 +9,31 @@
 
 mod attention;
 mod driver;
+mod elem;
+mod embed;
+mod glu;
 mod graph;
 mod images;
 mod launch;
+mod loss;
+mod matmul;
 mod memory;
+mod norm;
 mod optim;
+mod rope;
+mod rows;
 mod transfer;
 
 pub use driver::{Gpu, driver_version, gpus};
 pub use images::{ARCHS, IMAGES, Image};
 
+use crate::ops::{Device, Profile};
+use crate::tensor::DType;
 use crate::error::{Error, Result};
 use cudarc::driver::sys;
 use driver::{Context, Module, Stream, check};
 use graph::Graphs;
 use launch::Functions;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use transfer::{Pool, Staging};
 
@@ -47,8 +56,6 @@ struct Core {
     failed: Mutex<Option<Error>>,
     /// `FLANRT_CUDA_SYNC=1`: wait after every launch, so that an error names its kernel.
     wait_always: bool,
-    /// Whether what is asked for now is recorded instead of run.
-    recording: AtomicBool,
     graphs: Mutex<Graphs>,
     staging: Mutex<Staging>,
     pool: Pool,
@@ -83,7 +90,6 @@ impl Cuda {
             workspace,
             failed: Mutex::new(None),
             wait_always,
-            recording: AtomicBool::new(false),
             graphs: Mutex::new(Graphs::new(!wait_always && !set("FLANRT_CUDA_GRAPHS", "0"))),
             staging: Mutex::new(staging),
             pool: Pool::new(),
@@ -111,7 +117,7 @@ impl Cuda {
 
     /// The stream, for work that cannot be part of a recording.
     fn transfers(&self) -> &Stream {
-        assert!(!self.core.recording.load(Relaxed), "work that is replayed has neither transfers nor memory");
+        assert!(!self.core.stream.records(), "work that is replayed has neither transfers nor memory");
         self.core.context.bind();
         &self.core.stream
     }
@@ -120,19 +126,20 @@ impl Cuda {
 /// The images for this GPU, loaded into its context.
 fn load_images(gpu: &Gpu) -> Result<Vec<Module>> {
     let load = |image: &Image| {
-        Module::load(image.bytes).map_err(|code| match (image.is_code(), code) {
-            (false, _) if ARCHS.is_empty() => Error::device(
+        use sys::CUresult as C;
+        Module::load(image.bytes).map_err(|code| match code {
+            C::CUDA_ERROR_INVALID_IMAGE if ARCHS.is_empty() => Error::device(
                 "built without CUDA kernels: no nvcc was used when this binary was compiled",
             )
             .fix("run `make cuda-toolkit` and build again with `cargo build --release`, or use --device cpu"),
-            (false, _) | (_, sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU) => Error::device(format!(
+            C::CUDA_ERROR_INVALID_IMAGE | C::CUDA_ERROR_NO_BINARY_FOR_GPU => Error::device(format!(
                 "this build has kernels for {}; {} needs sm_{}",
                 ARCHS.join(", "),
                 gpu.name,
                 gpu.capability
             ))
             .fix(format!("build again with FLANRT_CUDA_ARCHS={}", gpu.capability)),
-            (_, code) => check(code, &format!("loading the kernels of {}.cu", image.stem)).unwrap_err(),
+            code => check(code, &format!("loading the kernels of {}.cu", image.stem)).unwrap_err(),
         })
     };
     IMAGES.iter().filter(|image| image.fits(gpu.capability)).map(load).collect()
@@ -144,6 +151,20 @@ fn allocate(bytes: usize) -> Result<u64> {
     // SAFETY: place for one address.
     check(unsafe { sys::cuMemAlloc_v2(&mut addr, bytes) }, &format!("allocating {bytes} bytes"))?;
     Ok(addr)
+}
+
+impl Device for Cuda {
+    fn profile(&self) -> Profile {
+        Profile {
+            dtype: DType::BF16,
+            tokens: 16_384,
+            logits: 1 << 30,
+            // Half a product's tile: little to fill up, and few sizes to record.
+            multiple: 64,
+            table: attention::TABLE,
+            dq_scratch: false,
+        }
+    }
 }
 
 impl Core {

@@ -1,4 +1,4 @@
-//! SwiGLU.
+//! SwiGLU and GELU.
 
 use crate::harness::{ARITH, DTYPES, Dense, Lay, Stand, Strided, derivative, everywhere};
 use flanrt::tensor::{DType, Tensor};
@@ -37,6 +37,66 @@ fn swiglu_and_its_gradient() {
             everywhere("swiglu", |s| case(s, Strided, dtype, t, f, true));
         }
     }
+}
+
+/// The tanh form, written so that f64 keeps its negative tail.
+fn gelu(x: f64) -> f64 {
+    let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+    x / (1.0 + (-2.0 * u).exp())
+}
+
+/// Where the gradient goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Over {
+    Fresh,
+    Dy,
+    X,
+}
+
+pub(crate) fn gelu_case(s: &Stand, lay: Lay, dtype: DType, t: usize, f: usize, over: Over) -> Vec<Tensor> {
+    let [x, dy] = [3.0, 1.0].map(|scale| s.normal(lay, dtype, t, f, scale));
+    let [y, fresh] = [0, 1].map(|_| s.blank(lay, dtype, t, f));
+    s.device.gelu_fwd(y, x);
+    let (xs, dys) = (s.get(x), s.get(dy));
+    s.close("gelu_fwd", ARITH, y, || xs.iter().map(|&x| gelu(x)).collect());
+    let dx = match over {
+        Over::Fresh => fresh,
+        Over::Dy => dy,
+        Over::X => x,
+    };
+    s.device.gelu_bwd(dx, dy, x);
+    s.close("gelu_bwd", ARITH, dx, || {
+        xs.iter().zip(&dys).map(|(&x, &dy)| derivative(&[x], |x| dy * gelu(x[0]))[0]).collect()
+    });
+    vec![y, dx]
+}
+
+#[test]
+fn gelu_and_its_gradient() {
+    for dtype in DTYPES {
+        for (t, f) in [(0, 5), (1, 1), (31, 33), (123, 64), (2, 9000)] {
+            everywhere("gelu", |s| gelu_case(s, Dense, dtype, t, f, Over::Fresh));
+            everywhere("gelu", |s| gelu_case(s, Strided, dtype, t, f, Over::Dy));
+            everywhere("gelu", |s| gelu_case(s, Dense, dtype, t, f, Over::X));
+        }
+    }
+}
+
+#[test]
+fn gelu_far_out() {
+    everywhere("gelu far out", |s| {
+        let xs = [-1e30, -1e4, -10.5, -10.0, -9.5, -0.0, 0.0, 9.5, 10.0, 10.5, 1e4, 1e30];
+        let x = s.put(Dense, DType::F32, 1, 12, &xs);
+        let [y, dx] = [0, 1].map(|_| s.blank(Dense, DType::F32, 1, 12));
+        s.device.gelu_fwd(y, x);
+        s.device.gelu_bwd(dx, s.put(Dense, DType::F32, 1, 12, &[1.0; 12]), x);
+        for ((x, y), dx) in xs.iter().zip(s.get(y)).zip(s.get(dx)) {
+            let (value, slope) =
+                if *x > 9.0 { (f64::from(*x as f32), 1.0) } else { (0.0, if *x == 0.0 { 0.5 } else { 0.0 }) };
+            assert!((y - value).abs() <= 1e-6 * value + 1e-12 && (dx - slope).abs() < 1e-6, "{x}: {y}, {dx}");
+        }
+        vec![y, dx]
+    });
 }
 
 #[test]

@@ -27,6 +27,9 @@ fn digests() -> Vec<String> {
         digest("embed", dtype, &|s| embed::case(s, Dense, dtype, 31, 33, 7));
         digest("glu", dtype, &|s| glu::case(s, Strided, dtype, 31, 33, false));
         digest("norm", dtype, &|s| norm::case(s, Strided, dtype, (65, 31, 3), norm::Into::FreshPlus));
+        digest("gelu", dtype, &|s| glu::gelu_case(s, Strided, dtype, 31, 33, glu::Over::Dy));
+        let into = norm::Into::FreshPlus;
+        digest("layer_norm", dtype, &|s| norm::layer_case(s, Strided, (dtype, dtype), (65, 31), into));
         digest("rope", dtype, &|s| rope::case(s, Strided, dtype, 31, 3, 10));
         let kept = if dtype == DType::F32 { optim::Kept::Weights } else { optim::Kept::Plain(dtype) };
         digest("adamw", dtype, &|s| optim::steps(s, kept, dtype, 1023));
@@ -63,7 +66,7 @@ fn every_vector_width_gives_the_same_bits() {
         (level, lines("device ").concat(), lines("digest "))
     });
     let (_, _, widest) = &levels[0];
-    assert_eq!(widest.len(), 3 * 13);
+    assert_eq!(widest.len(), 3 * 15);
     for (level, device, digests) in &levels {
         if !device.contains(level) && *level != "plain" {
             println!("skipped: this machine has no {level} ({device})");
