@@ -27,9 +27,9 @@ mod transfer;
 pub use driver::{Gpu, driver_version, gpus};
 pub use images::{ARCHS, IMAGES, Image};
 
+use crate::error::{Error, Result};
 use crate::ops::{Device, Profile};
 use crate::tensor::DType;
-use crate::error::{Error, Result};
 use cudarc::driver::sys;
 use driver::{Context, Module, Stream, check};
 use graph::Graphs;
