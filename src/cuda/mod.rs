@@ -16,6 +16,7 @@ mod loss;
 mod matmul;
 mod memory;
 mod optim;
+mod time;
 mod transfer;
 
 pub use driver::{Gpu, driver_version, gpus};
