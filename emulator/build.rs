@@ -121,7 +121,7 @@ impl Compiler {
             "-DFLANRT_EMULATE",
         ];
         flags.extend(&self.native);
-        flags.extend(if job.kernel { ["-w", "-xc++"] } else { ["-Wall", "-Wextra"] });
+        flags.extend(if job.kernel { &["-w", "-Wno-psabi", "-xc++"][..] } else { &["-Wall", "-Wextra"] });
         if job.checked {
             flags.push("-DEMU_CHECK");
             if job.kernel {

@@ -16,6 +16,7 @@ enum class Form { NT, NN, TN };
 template <int BM_, int BN_, int BK_, int WM_, int WN_, int STAGES_> struct Tile {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, WM = WM_, WN = WN_, STAGES = STAGES_;
     static constexpr int WARPS_N = BN / WN, THREADS = BM / WM * WARPS_N * 32;
+    static constexpr int BLOCKS = WM * WN > 2048 ? 1 : 4;  // a multiprocessor has registers for at least so many
     static constexpr int MI = WM / 16, NJ = WN / 8;        // mma blocks of a warp
     static constexpr int A_BYTES = BM * BK * 2, STAGE_BYTES = (BM + BN) * BK * 2;
     static constexpr int STAGING = WN + 8;                 // floats of a row in the epilogue; the 8 spread rows over banks

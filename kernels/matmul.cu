@@ -90,7 +90,7 @@ using Medium = Tile<128, 128, 32, 64, 64, 3>;  // 48 KB: two blocks share a mult
 using Large = Tile<128, 256, 32, 64, 64, 4>;   // a quarter less traffic with L2 than two Medium
 
 #define MATMUL(FORM, form, TILE, tile, dtype, T) \
-    FLANRT_KERNEL(80, matmul_##form##_##tile##_##dtype, TILE::THREADS, \
+    FLANRT_KERNEL_MIN(80, matmul_##form##_##tile##_##dtype, TILE::THREADS, TILE::BLOCKS, \
                   (OUTPUTS(T), const T* a, i64 a_stride, const T* b, i64 b_stride, int m, int n, int k, int k_part)) { \
         matmul_tile<T, Form::FORM, TILE>(EPILOGUE, a, a_stride, b, b_stride, m, n, k, k_part); \
     }
@@ -174,7 +174,7 @@ struct PlainFeed {
 
 // y [m, n]; element (i, p) of a at `i * a_row + p * a_inner`, (p, j) of b at `p * b_inner + j * b_column`: one of the two is 1.
 // Tiles of 64 x 64, 4 x 4 elements a thread, each one chain of fused multiply-adds with ascending inner index.
-FLANRT_KERNEL(80, matmul_plain, 256,
+FLANRT_KERNEL_MIN(80, matmul_plain, 256, 2,
               (u16* y, int y_dtype, i64 y_stride, const u16* bias, int bias_dtype, const u16* plus, int plus_dtype, i64 plus_stride,
                int activation, const u16* a, int a_dtype, i64 a_row, i64 a_inner, const u16* b, int b_dtype, i64 b_inner,
                i64 b_column, int m, int n, int k)) {

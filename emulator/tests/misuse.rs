@@ -7,34 +7,7 @@ mod common;
 
 use common::*;
 use flanrt_emulator::Mode;
-use std::process::Command;
 use std::ptr::null_mut;
-
-/// Runs the test again, alone and with environment variables; true in there.
-fn alone(test: &str, environment: &[(&str, &str)]) -> bool {
-    const INSIDE: &str = "FLANRT_EMULATOR_TEST_ALONE";
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test]).env(INSIDE, "1").envs(environment.iter().copied());
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{test} failed in its own process ({}):\n{text}", output.status);
-    false
-}
-
-/// The same as `#[test] fn name() { body }`, in its own process.
-macro_rules! alone {
-    ($name:ident, $environment:expr, $body:block) => {
-        #[test]
-        fn $name() {
-            if alone(stringify!($name), &$environment) {
-                $body
-            }
-        }
-    };
-}
 
 alone!(memory_runs_out, [("EMU_MEM", "100000")], {
     let gpu = Gpu::new();

@@ -280,7 +280,8 @@ impl Stream {
         let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
         // SAFETY: a live stream, and place for its status.
         let code = unsafe { sys::cuStreamIsCapturing(self.0, &mut status) };
-        code == sys::CUresult::CUDA_SUCCESS && status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE
+        code == sys::CUresult::CUDA_SUCCESS
+            && status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE
     }
 
     /// Runs `work` with everything it puts on this stream recorded instead of started.

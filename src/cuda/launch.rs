@@ -16,11 +16,16 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The kernels of every op family.
-static FAMILIES: &[&[Kernel]] = &[
+static FAMILIES: [&[Kernel]; 9] = [
     &super::attention::KERNELS,
+    super::elem::KERNELS,
+    super::embed::KERNELS,
+    super::glu::KERNELS,
     super::loss::KERNELS,
     super::matmul::KERNELS,
-    super::optim::KERNELS,
+    &super::norm::KERNELS,
+    &super::optim::KERNELS,
+    super::rope::KERNELS,
 ];
 
 /// Asserts that `x` has this shape: the contract of an op.

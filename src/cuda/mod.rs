@@ -9,13 +9,19 @@
 
 mod attention;
 mod driver;
+mod elem;
+mod embed;
+mod glu;
 mod graph;
 mod images;
 mod launch;
 mod loss;
 mod matmul;
 mod memory;
+mod norm;
 mod optim;
+mod rope;
+mod rows;
 mod time;
 mod transfer;
 
@@ -23,6 +29,8 @@ pub use driver::{Gpu, driver_version, gpus};
 pub use images::{ARCHS, IMAGES, Image};
 
 use crate::error::{Error, Result};
+use crate::ops::{Device, Profile};
+use crate::tensor::DType;
 use cudarc::driver::sys;
 use driver::{Context, Module, Stream, check};
 use graph::Graphs;
@@ -144,6 +152,20 @@ fn allocate(bytes: usize) -> Result<u64> {
     // SAFETY: place for one address.
     check(unsafe { sys::cuMemAlloc_v2(&mut addr, bytes) }, &format!("allocating {bytes} bytes"))?;
     Ok(addr)
+}
+
+impl Device for Cuda {
+    fn profile(&self) -> Profile {
+        Profile {
+            dtype: DType::BF16,
+            tokens: 16_384,
+            logits: 1 << 30,
+            // Half a product's tile: little to fill up, and few sizes to record.
+            multiple: 64,
+            table: attention::TABLE,
+            dq_scratch: false,
+        }
+    }
 }
 
 impl Core {

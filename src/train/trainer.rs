@@ -13,6 +13,8 @@ use crate::tensor::{DType, Tensor};
 
 /// First loss scale of f16 training; halved on overflow, doubled after [`GROWTH`] good steps.
 const FIRST_SCALE: f32 = 65_536.0;
+/// First part of the key of a recorded update.
+const UPDATE: u64 = u64::MAX;
 /// Good steps between two doublings of the loss scale.
 const GROWTH: u32 = 1000;
 
@@ -170,7 +172,8 @@ impl<'d> Trainer<'d> {
         group.sum_scalars(&mut sums[1..]);
         let max_norm = if max_norm > 0.0 { max_norm } else { f32::INFINITY };
         self.states.prepare(self.device, how, 1.0 / self.scaling.scale);
-        self.states.update(self.device, &self.grads, max_norm);
+        let key = [UPDATE, self.states.clip.addr() as u64, u64::from(max_norm.to_bits())];
+        self.device.replay(&key, &mut || self.states.update(self.device, &self.grads, max_norm));
         let mut norm = [0f32; 2];
         self.device.read(bytemuck::cast_slice_mut(&mut norm), self.states.clip);
         let skipped = self.rescale(norm[1].is_finite())?;

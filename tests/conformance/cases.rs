@@ -129,7 +129,8 @@ impl Law {
                     Self::Close { relative, of_largest } => {
                         let finite = x.is_finite() && y.is_finite();
                         // What is smaller than the smallest normal number may be flushed to zero.
-                        let allowed = relative * y.abs() + of_largest * largest + f64::from(f32::MIN_POSITIVE);
+                        let allowed =
+                            relative * y.abs() + of_largest * largest + f64::from(f32::MIN_POSITIVE);
                         x.is_nan() && y.is_nan() || x == y || finite && (x - y).abs() <= allowed
                     }
                 }
@@ -150,7 +151,8 @@ pub(crate) const TENSOR_CORES: Law = Law::Close { relative: 1e-6, of_largest: 2e
 
 /// All cases of `portable.cu`.
 pub(crate) fn all() -> Vec<Case> {
-    let mut cases = vec![shared_addresses(), barriers(), flags(), reductions(), ieee(), functions(), powers()];
+    let mut cases =
+        vec![shared_addresses(), barriers(), flags(), reductions(), ieee(), functions(), powers()];
     cases.extend([groups(), copies(), special_powers()]);
     cases.extend(matrices());
     cases.extend(Half::BOTH.into_iter().flat_map(products));
@@ -178,7 +180,8 @@ fn matrices() -> Vec<Case> {
             |matrix: usize, row: usize, column: usize| elements[rows[8 * matrix + row] as usize / 2 + column];
         let lanes = |of: &dyn Fn(usize, usize, usize) -> u16| {
             let registers = (0..32).flat_map(|lane| (0..4).map(move |matrix| (lane, matrix)));
-            let pair = |(lane, matrix): (usize, usize)| [0, 1].map(|i| of(matrix, lane / 4, lane % 4 * 2 + i));
+            let pair =
+                |(lane, matrix): (usize, usize)| [0, 1].map(|i| of(matrix, lane / 4, lane % 4 * 2 + i));
             words(&registers.flat_map(pair).collect::<Vec<_>>())
         };
         let input = [rows.as_slice(), &tile].concat();
@@ -220,7 +223,8 @@ fn product_case(half: Half, name: &str, law: Law, [a, b, d]: [&[f32]; 3]) -> Cas
 
 fn products(half: Half) -> Vec<Case> {
     let mut random = Random::new(3);
-    let mut draw = |n: usize, what: fn(&mut Random) -> f32| (0..n).map(|_| what(&mut random)).collect::<Vec<_>>();
+    let mut draw =
+        |n: usize, what: fn(&mut Random) -> f32| (0..n).map(|_| what(&mut random)).collect::<Vec<_>>();
     // Numbers that name their place: a wrong fragment map cannot give the same sums.
     let place = |n: usize| (0..n).map(|i| i as f32 % 251.0 - 125.0).collect::<Vec<_>>();
     let mut one = vec![0.0; 256];
@@ -294,7 +298,19 @@ fn powers() -> Case {
 
 /// What the kernels rely on to the bit: masked scores, an empty row, overflow; and whole powers.
 fn special_powers() -> Case {
-    let mut input = vec![f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 0.0, -0.0, 1e-40, -1e-40, 128.0, 1e30, -1e30, -200.0];
+    let mut input = vec![
+        f32::NEG_INFINITY,
+        f32::INFINITY,
+        f32::NAN,
+        0.0,
+        -0.0,
+        1e-40,
+        -1e-40,
+        128.0,
+        1e30,
+        -1e30,
+        -200.0,
+    ];
     input.extend((0..117).map(|i| (i - 58) as f32));
     let want: Vec<f32> = input.iter().map(|&x| f64::from(x).exp2() as f32).collect();
     Case::new("exp2_approx_special", "conform_exp2_approx", 128, bits(&input), Law::Same, bits(&want))
@@ -305,8 +321,13 @@ fn narrowing(half: Half) -> Case {
     let mut random = Random::new(9);
     let mut input: Vec<u32> = random.words(100);
     input.extend((0..60).map(|_| (random.signed() * 8.0).to_bits()));
-    input.extend((0..40).map(|_| random.word() & 0xffff_0000 | [0x8000, 0x7fff, 0x8001, 0x1000][random.word() as usize % 4]));
-    let special = [0.0, -0.0, 65504.0, 65519.0, 65520.0, 1e-8, 5.96e-8, 2.98e-8, 6.1e-5, 3.4e38, f32::INFINITY];
+    input.extend(
+        (0..40).map(|_| {
+            random.word() & 0xffff_0000 | [0x8000, 0x7fff, 0x8001, 0x1000][random.word() as usize % 4]
+        }),
+    );
+    let special =
+        [0.0, -0.0, 65504.0, 65519.0, 65520.0, 1e-8, 5.96e-8, 2.98e-8, 6.1e-5, 3.4e38, f32::INFINITY];
     input.extend(special.map(f32::to_bits));
     input.extend([f32::NAN.to_bits(), 0xff80_0001, f32::MIN_POSITIVE.to_bits(), 1]);
     input.resize(256, 0x3f80_8000);
@@ -319,7 +340,16 @@ fn narrowing(half: Half) -> Case {
 /// Random bits, subnormals, infinities and NaN among them.
 fn widening(half: Half) -> Case {
     let mut input = Random::new(13).words(120);
-    input.extend([0x8000_0000, 0x7c00_fc00, 0x7c01_fe00, 0x0001_03ff, 0x7f80_ff80, 0x7fc1_0001, 0x8001_0400, 0x3c00_3f80]);
+    input.extend([
+        0x8000_0000,
+        0x7c00_fc00,
+        0x7c01_fe00,
+        0x0001_03ff,
+        0x7f80_ff80,
+        0x7fc1_0001,
+        0x8001_0400,
+        0x3c00_3f80,
+    ]);
     let want: Vec<u32> = halves(&input).into_iter().map(|h| half.value(h).to_bits()).collect();
     let kernel = if half == Half::Bf16 { "conform_widen_bf16" } else { "conform_widen_f16" };
     Case::new(format!("widen_{}", half.name()), kernel, 128, input, Law::Same, want)
@@ -354,9 +384,15 @@ fn butterfly<F: Copy>(warp: &[F], op: impl Fn(F, F) -> F) -> F {
 
 fn ieee() -> Case {
     let mut random = Random::new(11);
-    let mut input: Vec<[f32; 3]> = (0..120).map(|_| [random.signed(), random.signed(), random.signed()]).collect();
+    let mut input: Vec<[f32; 3]> =
+        (0..120).map(|_| [random.signed(), random.signed(), random.signed()]).collect();
     input.extend([[1.0, 3.0, 0.0], [1.0, 0.0, 1.0], [-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]);
-    input.extend([[1e-30, 1e10, 1e-41], [1e38, 1e-3, 1.0], [1e38, 10.0, f32::NEG_INFINITY], [3e-39, 0.5, 1e-40]]);
+    input.extend([
+        [1e-30, 1e10, 1e-41],
+        [1e38, 1e-3, 1.0],
+        [1e38, 10.0, f32::NEG_INFINITY],
+        [3e-39, 0.5, 1e-40],
+    ]);
     let want = input.iter().map(|[x, y, _]| x / y).chain(input.iter().map(|[x, ..]| x.sqrt()));
     let want: Vec<f32> = want.chain(input.iter().map(|[x, y, z]| x.mul_add(*y, *z))).collect();
     Case::new("ieee", "conform_ieee", 128, bits(&input.concat()), Law::Same, bits(&want))

@@ -41,7 +41,10 @@ impl Dump {
             let (head, words) = line(rest);
             let (name, count) = head.split_once(' ').expect("name and number of words");
             let (words, after) = words.split_at(4 * count.parse::<usize>().expect("a number of words"));
-            dump.put(name, words.chunks_exact(4).map(|w| u32::from_le_bytes(w.try_into().unwrap())).collect());
+            dump.put(
+                name,
+                words.chunks_exact(4).map(|w| u32::from_le_bytes(w.try_into().unwrap())).collect(),
+            );
             rest = after;
         }
         dump

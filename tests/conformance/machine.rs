@@ -38,7 +38,10 @@ impl Buffer {
     fn of(words: &[u32]) -> Self {
         let buffer = Self::new(words.len());
         // SAFETY: the buffer has this many words.
-        check(unsafe { sys::cuMemcpyHtoD_v2(buffer.0, words.as_ptr().cast(), 4 * words.len()) }, "copying in");
+        check(
+            unsafe { sys::cuMemcpyHtoD_v2(buffer.0, words.as_ptr().cast(), 4 * words.len()) },
+            "copying in",
+        );
         buffer
     }
 
@@ -121,10 +124,14 @@ impl Machine {
         let (out, input) = (Buffer::new(case.output), Buffer::of(&case.input));
         if let Some(start) = &case.start {
             // SAFETY: the output has `output` words, and `start` not more.
-            check(unsafe { sys::cuMemcpyHtoD_v2(out.0, start.as_ptr().cast(), 4 * start.len()) }, "copying in");
+            check(
+                unsafe { sys::cuMemcpyHtoD_v2(out.0, start.as_ptr().cast(), 4 * start.len()) },
+                "copying in",
+            );
         }
         let function = self.function(case.kernel);
-        let maps: Vec<_> = case.maps.iter().map(|map| map.encode(if map.of_output { out.0 } else { input.0 })).collect();
+        let maps: Vec<_> =
+            case.maps.iter().map(|map| map.encode(if map.of_output { out.0 } else { input.0 })).collect();
         let mut places: Vec<*mut c_void> =
             [&out.0, &input.0].map(|addr| std::ptr::from_ref(addr).cast_mut().cast()).to_vec();
         places.extend(maps.iter().map(|map| std::ptr::from_ref(map).cast_mut().cast::<c_void>()));
@@ -133,11 +140,24 @@ impl Machine {
         // SAFETY: the kernel takes two addresses and the maps; all live until it has ended.
         unsafe {
             if case.shared > 0 {
-                check(sys::cuFuncSetAttribute(function, limit, case.shared as i32), "asking for shared memory");
+                check(
+                    sys::cuFuncSetAttribute(function, limit, case.shared as i32),
+                    "asking for shared memory",
+                );
             }
             let stream = null_mut();
             let code = sys::cuLaunchKernel(
-                function, x, 1, 1, threads, 1, 1, case.shared, stream, places.as_mut_ptr(), null_mut(),
+                function,
+                x,
+                1,
+                1,
+                threads,
+                1,
+                1,
+                case.shared,
+                stream,
+                places.as_mut_ptr(),
+                null_mut(),
             );
             check(code, &case.name);
             check(sys::cuCtxSynchronize(), &case.name);

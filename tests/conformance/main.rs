@@ -53,7 +53,8 @@ fn emulator() -> Option<Machine> {
 /// Panics with every case in `dump` that is not what plain arithmetic says.
 fn check_against_plain(who: &str, cases: &[Case], dump: &Dump) {
     let ran = cases.iter().filter_map(|case| dump.get(&case.name).map(|got| (case, got)));
-    let wrong: Vec<_> = ran.filter_map(|(case, got)| case.law.difference(got, &case.want).map(|d| (case, d))).collect();
+    let wrong: Vec<_> =
+        ran.filter_map(|(case, got)| case.law.difference(got, &case.want).map(|d| (case, d))).collect();
     let lines: Vec<_> = wrong.iter().map(|(case, d)| format!("{}: {d}", case.name)).collect();
     assert!(lines.is_empty(), "{who} is not what plain arithmetic says:\n{}", lines.join("\n"));
 }
@@ -101,14 +102,17 @@ fn dumps_survive_a_file() {
 #[ignore = "a step of scripts/gpu.sh; needs nvcc"]
 fn images() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let nvcc = nvcc::Nvcc::find(root).expect("a working nvcc").expect("an nvcc; `make cuda-toolkit` installs one");
-    let compiler = nvcc::Compiler::new(nvcc, &root.join("kernels"), &folder()).expect("the folder can be written");
+    let nvcc =
+        nvcc::Nvcc::find(root).expect("a working nvcc").expect("an nvcc; `make cuda-toolkit` installs one");
+    let compiler =
+        nvcc::Compiler::new(nvcc, &root.join("kernels"), &folder()).expect("the folder can be written");
     for stem in SOURCES {
         let source = here().join(stem).with_extension("cu");
         let targets = nvcc::targets(&source, &nvcc::TARGETS);
         let objects = targets.iter().map(|target| compiler.object(&source, target).expect("it compiles"));
         let image = compiler.image(&source, &objects.collect::<Vec<_>>()).expect("an image");
-        std::fs::copy(image, folder().join(stem).with_extension("fatbin")).expect("the folder can be written");
+        std::fs::copy(image, folder().join(stem).with_extension("fatbin"))
+            .expect("the folder can be written");
     }
     std::fs::remove_dir_all(folder().join("kernels")).expect("the compiler's results can go");
 }
@@ -132,7 +136,13 @@ fn hardware() {
     let dump = machine.run(&cases);
     let path = folder().join(format!("conformance-{}.bin", machine.slug()));
     dump.write(&path);
-    println!("{}: {} of {} cases ran; written to {}", machine.name(), dump.len(), cases.len(), path.display());
+    println!(
+        "{}: {} of {} cases ran; written to {}",
+        machine.name(),
+        dump.len(),
+        cases.len(),
+        path.display()
+    );
     check_against_plain(machine.name(), &cases, &dump);
     let emulated = Dump::read(&folder().join("emulator.bin"));
     check_against_each_other([machine.name(), "the emulator"], &cases, [&dump, &emulated]);

@@ -6,9 +6,11 @@
 use cudarc::driver::{CudaContext, sys};
 use flanrt_emulator::Mode;
 use std::ffi::{CStr, CString, c_void};
+use std::process::Command;
 use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+#[allow(unused_imports)] // as above
 pub use cudarc::driver::sys::CUresult::{self, *};
 
 /// Calls a function of the driver: `cu!(cuMemAlloc_v2(&mut p, 64))`, a `Result<(), CUresult>`.
@@ -130,6 +132,34 @@ impl Gpu {
         ))
     }
 
+    /// A launch in the default stream with any parameters: `values` point at them. Waits for it.
+    pub fn launch_raw(
+        &self,
+        name: &str,
+        grid: [u32; 2],
+        threads: u32,
+        shared: u32,
+        values: &mut [*mut c_void],
+    ) -> Result<(), CUresult> {
+        let function = self.function(name)?;
+        let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        cu!(cuFuncSetAttribute(function, limit, shared as i32))?;
+        cu!(cuLaunchKernel(
+            function,
+            grid[0],
+            grid[1],
+            1,
+            threads,
+            1,
+            1,
+            shared,
+            null_mut(),
+            values.as_mut_ptr(),
+            null_mut()
+        ))?;
+        cu!(cuCtxSynchronize())
+    }
+
     /// `y[..n] = value` in a stream.
     pub fn fill(&self, y: u64, value: f32, n: usize, stream: sys::CUstream) {
         let blocks = n.div_ceil(256) as u32;
@@ -142,6 +172,46 @@ impl Gpu {
         let args = [Arg::Ptr(y), Arg::Ptr(x), Arg::F32(value), Arg::I32(n as i32)];
         self.launch("add_f32", n.div_ceil(256) as u32, 256, stream, &args).unwrap();
     }
+}
+
+pub use cudarc::driver::sys::{CUtensorMap, CUtensorMapDataType as Element, CUtensorMapSwizzle as Swizzle};
+
+/// The map of a dense tensor, innermost dimension first.
+pub fn tensor_map(
+    address: u64,
+    element: Element,
+    dims: &[u64],
+    tile: &[u32],
+    swizzle: Swizzle,
+) -> CUtensorMap {
+    let size = match element {
+        Element::CU_TENSOR_MAP_DATA_TYPE_FLOAT32 => 4,
+        _ => 2,
+    };
+    let strides: Vec<u64> = (1..dims.len()).map(|i| size * dims[..i].iter().product::<u64>()).collect();
+    // SAFETY: a tensor map is plain bytes.
+    let mut map: CUtensorMap = unsafe { std::mem::zeroed() };
+    cu!(cuTensorMapEncodeTiled(
+        &mut map,
+        element,
+        dims.len() as u32,
+        address as *mut c_void,
+        dims.as_ptr(),
+        strides.as_ptr(),
+        tile.as_ptr(),
+        [1; 5].as_ptr(),
+        sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+        swizzle,
+        sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_NONE,
+        sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE
+    ))
+    .unwrap();
+    map
+}
+
+/// The address of a kernel argument.
+pub fn pointer<T>(value: &T) -> *mut c_void {
+    std::ptr::from_ref(value).cast_mut().cast()
 }
 
 /// Pinned host memory of f32.
@@ -189,4 +259,31 @@ pub fn error_name(error: CUresult) -> String {
     cu!(cuGetErrorName(error, &mut name)).unwrap();
     // SAFETY: the driver gives a C string.
     unsafe { CStr::from_ptr(name) }.to_str().unwrap().to_owned()
+}
+
+/// Runs the test again, alone and with environment variables; true in there.
+pub fn alone(test: &str, environment: &[(&str, &str)]) -> bool {
+    const INSIDE: &str = "FLANRT_EMULATOR_TEST_ALONE";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test]).env(INSIDE, "1").envs(environment.iter().copied());
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{test} failed in its own process ({}):\n{text}", output.status);
+    false
+}
+
+/// The same as `#[test] fn name() { body }`, in its own process.
+#[macro_export]
+macro_rules! alone {
+    ($name:ident, $environment:expr, $body:block) => {
+        #[test]
+        fn $name() {
+            if $crate::common::alone(stringify!($name), &$environment) {
+                $body
+            }
+        }
+    };
 }
