@@ -21,9 +21,10 @@ pub(crate) fn all() -> Vec<Case> {
     cases.push(load_3d());
     cases.extend([false, true].map(store_2d));
     cases.extend([add_f32(), add_halves(Half::Bf16), add_halves(Half::F16)]);
+    // Random numbers show how sums are rounded, which one width is enough for.
     for (name, of) in [("whole", Random::whole as fn(&mut Random) -> f32), ("random", Random::signed)] {
         let law = if name == "whole" { Law::Bits } else { TENSOR_CORES };
-        for n in [64, 128, 192, 256] {
+        for n in if name == "whole" { vec![64, 128, 192, 256] } else { vec![64] } {
             cases.extend(SHARED.map(|(half, majors)| shared_product(n, half, majors, name, of, law)));
             cases.extend(REGISTERS.map(|(half, major)| register_product(n, half, major, name, of, law)));
         }
