@@ -31,7 +31,8 @@ try:
     import torch
     import torch.nn.functional as F
 except ImportError as error:
-    sys.exit(print(f"gpu_peers: no torch for {sys.executable} ({error}); nothing is compared") or 2)
+    print(f"gpu_peers: no torch for {sys.executable} ({error}); nothing is compared")
+    sys.exit(2)
 
 ROUNDS = 4
 SAMPLE = 0.03  # seconds of work in a sample
@@ -157,7 +158,10 @@ class Bench:
         self.rows: list[Row] = []
         self.failures: list[str] = []
         self.skipped: list[str] = []
+        self.short: list[dict[str, Any]] = []
         self.cache = torch.cuda.get_device_properties(0).L2_cache_size if device == "cuda" else 0
+        # Seconds that must be left for the sections after these.
+        self.gemm_until, self.attention_until = 0.62 * budget, 0.25 * budget
 
     def left(self) -> float:
         return self.deadline - time.monotonic()
@@ -234,6 +238,23 @@ class Bench:
             flush=True,
         )
         return row
+
+    def summary(self, what: str, ratio: float, goal: float, less_is_better: bool = False) -> None:
+        """A line of the short table."""
+        reached = ratio <= goal if less_is_better else ratio >= goal
+        self.short.append({"what": what, "ratio": ratio, "goal": goal, "reached": reached})
+
+    def mean_of(self, section: str, part: str, what: str, goal: float) -> None:
+        """The geometric mean over the rows of a section whose names have `part`."""
+        ratios = [r.ratio for r in self.rows if r.section == section and part in r.what]
+        if ratios:
+            self.summary(what, math.exp(statistics.fmean(map(math.log, ratios))), goal)
+
+    def table(self) -> None:
+        print(f"\n{'what':<50} {'ratio':>6} {'goal':>6}")
+        for line in self.short:
+            word = "ok" if line["reached"] else "below"
+            print(f"{line['what']:<50} {line['ratio']:>6.2f} {line['goal']:>6.2f}  {word}")
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:
@@ -559,12 +580,12 @@ class Llama(torch.nn.Module):
         return self.head(rms_norm(x, self.norm))
 
 
-def training(model: Llama, tokens: torch.Tensor) -> Run:
+def training(model: torch.nn.Module, tokens: torch.Tensor) -> Run:
     """A training step: loss of every token but the first, clipping, fused AdamW."""
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.01, fused=True)
 
     def step(_: int) -> None:
-        logits = model(tokens)[:, :-1].reshape(-1, model.m.vocab)
+        logits = model(tokens)[:, :-1].flatten(0, 1)
         F.cross_entropy(logits.float(), tokens[:, 1:].reshape(-1)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adamw.step()
@@ -577,63 +598,83 @@ def peak(bench: Bench) -> float:
     return torch.cuda.max_memory_allocated() / 2**30 if bench.device == "cuda" else float("nan")
 
 
-def step_pair(bench: Bench, model: Model, batch: int, length: int, goal: float) -> None:
-    """A step of ours and of theirs on as many tokens; both keep their memory while they take turns, if it fits."""
-    tokens = batch * length
-    detail = f"{batch}x{length} bf16"
-    # Ours in the form that keeps exact f32 masters, or, where that does not fit beside torch, all bf16.
-    together = bench.device == "cpu" or 34 * model.parameters() < 0.7 * torch.cuda.get_device_properties(0).total_memory
-    how = ("remainder", "f32") if together else ("none", "bf16")
-    case = dict(master=how[0], moments=how[1], gradients="storage", recompute="lean" if together else "ffn", dtype="bf16")
+def keeping_of(bench: Bench, model: Model) -> dict[str, str]:
+    """What ours keeps: exact f32 masters; all bf16, as theirs does, where memory is short."""
     if bench.device == "cpu":
-        case.update(master="f32", gradients="f32")
-    if bench.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    ours: list[float] = []
-    memory = 0.0
+        return {"master": "f32", "moments": "f32", "gradients": "f32", "recompute": "lean"}
+    if fits_beside(bench, model):
+        return {"master": "remainder", "moments": "f32", "gradients": "storage", "recompute": "lean"}
+    return {"master": "none", "moments": "bf16", "gradients": "storage", "recompute": "ffn"}
 
-    def open_ours() -> None:
-        nonlocal memory
-        answer = bench.ours.open("step", model=model.config(), rows=batch, length=length, **case)
-        memory = answer["memory"] / 2**30
-        bench.ours.time(2)
 
+def fits_beside(bench: Bench, model: Model) -> bool:
+    """Whether both sides' states and activations fit at the same time, so that they can take turns."""
+    if bench.device == "cpu":
+        return True
+    return 34 * model.parameters() < 0.7 * torch.cuda.get_device_properties(0).total_memory
+
+
+def open_step(bench: Bench, model: Model, case: dict[str, Any]) -> float:
+    """Opens ours and lets it warm up; GiB of its memory."""
+    answer = bench.ours.open("step", model=model.config(), **case)
+    bench.ours.time(2)
+    return float(answer["memory"]) / 2**30
+
+
+def step_pair(bench: Bench, model: Model, batch: int, length: int, goal: float, compiled: bool = False) -> None:
+    """A step of ours and of theirs on as many tokens, in turns where both fit."""
+    case = dict(rows=batch, length=length, dtype="bf16", **keeping_of(bench, model))
+    together = fits_beside(bench, model)
     if not together:
-        open_ours()
+        memory = open_step(bench, model, case)
         ours = [bench.ours.time(1) for _ in range(ROUNDS)]
         bench.ours.close()
+    if bench.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     theirs = Llama(model, bench.device)
     data = torch.randint(model.vocab, (batch, length), device=bench.device)
-    run = training(theirs, data)
+    run = training(torch.compile(theirs) if compiled else theirs, data)
     for i in range(2):
         run(i)
     if together:
-        open_ours()
+        memory = open_step(bench, model, case)
         samples = bench.turns(run, events=False)
         bench.ours.close()
     else:
         samples = (ours, [bench.clock(run, 1, events=False) for _ in range(ROUNDS)])
-    peaks = f"{tokens / statistics.median(samples[0]) * 1e6:,.0f} tok/s, {memory:.1f} GiB beside {peak(bench):.1f}"
-    row = bench.add("steps", f"training step {model.name}", f"{detail} {how[0]}", samples, goal, peaks)
-    bench.summary(f"training step {model.name}, plain torch", row.ratio, goal)
-    if bench.device == "cuda":
+    name = f"training step {model.name}, {'compiled' if compiled else 'plain'} torch"
+    rate = batch * length / statistics.median(samples[0]) * 1e6
+    beside = f"{rate:,.0f} tok/s, {memory:.1f} GiB beside {peak(bench):.1f}"
+    row = bench.add("steps", name, f"{batch}x{length} bf16, master {case['master']}", samples, goal, beside)
+    bench.summary(name, row.ratio, goal)
+    if bench.device == "cuda" and not compiled:
         bench.summary(f"peak memory {model.name}", memory / peak(bench), 0.6, less_is_better=True)
 
 
+def step_fits(bench: Bench, model: Model, tokens: int, seconds: float) -> bool:
+    """Whether there is memory and time for it; says so if not."""
+    # Weights, gradients and two moments in bf16; activations and logits.
+    needed = 8 * model.parameters() + tokens * (model.layers * 24 * model.d * 2 + 12 * model.vocab)
+    total = torch.cuda.get_device_properties(0).total_memory if bench.device == "cuda" else needed
+    why = "memory" if needed > total else "time" if bench.left() < seconds else ""
+    if why:
+        bench.skipped.append(f"training step {model.name}, for {why}")
+    return not why
+
+
 def steps(bench: Bench) -> None:
-    plans = [(TINY, 2, 64, 1.0)] if bench.small else [(LLAMA_1B, 8, 2048, 1.5), (GPT2, 32, 1024, 1.5), (LLAMA_8B, 4, 2048, 1.5)]
-    for model, batch, length, goal in plans:
-        # Weights, gradients and two moments in bf16, and as much again for activations and logits.
-        needed = 8 * model.parameters() + batch * length * (model.layers * 34 * model.d * 2 + 12 * model.vocab)
-        total = torch.cuda.get_device_properties(0).total_memory if bench.device == "cuda" else needed
-        seconds = 10 + model.parameters() / 1.5e8
-        if needed > total or bench.left() < seconds:
-            why = "memory" if needed > total else "time"
-            bench.skipped.append(f"steps: {model.name}, for {why}")
-            print(f"  training step {model.name} left out for {why}")
-            continue
-        with bench.attempt(f"training step {model.name}"):
-            step_pair(bench, model, batch, length, goal)
+    plans = [(LLAMA_1B, 8, 2048), (GPT2, 32, 1024), (LLAMA_8B, 4, 2048)]
+    for model, batch, length in [(TINY, 2, 64)] if bench.small else plans:
+        if step_fits(bench, model, batch * length, 10 + model.parameters() / 1.5e8):
+            with bench.attempt(f"training step {model.name}"):
+                step_pair(bench, model, batch, length, 1.5)
+
+
+def compiled_step(bench: Bench) -> None:
+    """The smallest model beside torch.compile, which takes long to compile."""
+    if bench.device == "cuda" and step_fits(bench, GPT2, 32768, 90):
+        with bench.attempt("compiled training step"):
+            step_pair(bench, GPT2, 32, 1024, 1.1, compiled=True)
 
 
 # ---- Scoring ----
@@ -691,34 +732,8 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "optimizer": optimizer,
     "scoring": scoring,
     "rows": rows,
+    "compiled": compiled_step,
 }
-
-
-class Report(Bench):
-    """A bench with the short table of the end."""
-
-    gemm_until = 0.0
-    attention_until = 0.0
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.short: list[dict[str, Any]] = []
-        # Seconds that the sections after these need.
-        self.gemm_until, self.attention_until = 0.62 * self.left(), 0.25 * self.left()
-
-    def summary(self, what: str, ratio: float, goal: float, less_is_better: bool = False) -> None:
-        reached = ratio <= goal if less_is_better else ratio >= goal
-        self.short.append({"what": what, "ratio": ratio, "goal": goal, "reached": reached})
-
-    def mean_of(self, section: str, part: str, what: str, goal: float) -> None:
-        ratios = [r.ratio for r in self.rows if r.section == section and part in r.what]
-        if ratios:
-            self.summary(what, math.exp(statistics.fmean(map(math.log, ratios))), goal)
-
-    def table(self) -> None:
-        print(f"\n{'what':<50} {'ratio':>6} {'goal':>6}")
-        for line in self.short:
-            print(f"{line['what']:<50} {line['ratio']:>6.2f} {line['goal']:>6.2f}  {'ok' if line['reached'] else 'below'}")
 
 
 def smi(query: str) -> str:
@@ -756,7 +771,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_sections(bench: Report, chosen: list[str], clocks: list[dict[str, str]]) -> None:
+def run_sections(bench: Bench, chosen: list[str], clocks: list[dict[str, str]]) -> None:
     for name in chosen:
         if bench.left() < 15 and not bench.small:
             bench.skipped.append(name)
@@ -773,7 +788,7 @@ def main() -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         print("gpu_peers: torch finds no GPU; nothing is compared")
         return 2
-    bench = Report(Ours(args.serve, args.device), args.device, args.small, args.budget)
+    bench = Bench(Ours(args.serve, args.device), args.device, args.small, args.budget)
     try:
         about = environment(bench)
     except (OSError, Failed) as error:
