@@ -118,7 +118,7 @@ fn embed(
     for (stem, path) in images {
         let bytes = match path {
             Some(path) => format!("&Aligned(*include_bytes!({path:?})).0"),
-            None => format!("b\"FLANRT-EMU {stem}\\0\""),
+            None => format!("&Aligned(*b\"FLANRT-EMU {stem}\\0\").0"),
         };
         writeln!(code, "    Image {{ stem: {stem:?}, bytes: {bytes} }},").map_err(|e| e.to_string())?;
     }

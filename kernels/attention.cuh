@@ -64,7 +64,7 @@ struct Path {
         while (position < from) enter(up);
     }
     // The row of `position`, which is not behind the run; stays where it is.
-    DEVICE int row(int position) const {
+    DEVICE i64 row(int position) const {
         Path p = *this;
         p.retreat(position);
         return position + p.shift;
@@ -82,23 +82,33 @@ DEVICE int item_of(int round) {
 DEVICE int first_key(int position, int window) { return max(0, position - window + 1); }
 DEVICE bool sees(int query, int key, int window) { return key <= query && query - key < window; }
 
-// Up to some rows of a query tile, packed over the `group` query heads of key head `kv`.
+// The number of query heads that share a key head, and division by it: exact for packed rows, of which a query tile has
+// 64 size.
+struct Group {
+    int size;
+    u32 inverse;
+
+    DEVICE explicit Group(int size) : size(size), inverse((1u << 31) / size + 1) {}
+    DEVICE int divide(int row) const { return static_cast<u64>(row) * inverse >> 31; }
+};
+
+// Up to some rows of a query tile, packed over the query heads of key head `kv`.
 struct QueryRows {
     QueryTile tile;
-    int group, kv;
-    int first, count;
+    Group group;
+    int kv, first, count;
 
     // Rows first..first + most of the tile; count <= 0: there are none.
-    DEVICE QueryRows(QueryTile tile, int group, int kv, int first, int most)
-        : tile(tile), group(group), kv(kv), first(first), count(min(most, tile.count * group - first)) {}
-    DEVICE int position(int r) const { return tile.position + (first + r) / group; }
+    DEVICE QueryRows(QueryTile tile, Group group, int kv, int first, int most)
+        : tile(tile), group(group), kv(kv), first(first), count(min(most, tile.count * group.size - first)) {}
+    DEVICE int position(int r) const { return tile.position + group.divide(first + r); }
     // Path positions of the first and the last row.
     DEVICE int from() const { return position(0); }
     DEVICE int last() const { return position(count - 1); }
-    // Where row r lies in a tensor of [t, heads, width], in elements.
+    // Where row r lies in a tensor of [t, heads, width], in elements; -1 if there is no such row.
     DEVICE i64 at(int r, i64 stride, int width) const {
-        int token = (first + r) / group, head = (first + r) % group;
-        return (tile.row + token) * stride + (kv * group + head) * width;
+        int token = group.divide(first + r), head = first + r - token * group.size;
+        return r < count ? (tile.row + token) * stride + (kv * group.size + head) * width : -1;
     }
 };
 
@@ -122,6 +132,30 @@ template <int D, int ROWS, int THREADS, class T, class Offset> DEVICE void copy_
         bool there = from >= 0 && chunk * 8 < size;
         ptx::cp_async16(dst + chunk_at<D>(row, chunk), there ? src + from + chunk * 8 : src, there ? 16 : 0);
     }
+}
+
+// The same for rows `stride` apart.
+template <int D, int ROWS, int THREADS, class T> DEVICE void copy_dense_tile(u32 dst, const T* src, i64 stride, int size) {
+    constexpr int CHUNKS = D / 8, STEP = THREADS / CHUNKS;
+    static_assert(THREADS % CHUNKS == 0 && ROWS % STEP == 0, "whole rows and rounds");
+    int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+    bool there = chunk * 8 < size;
+    const T* from = src + row * stride + (there ? chunk * 8 : 0);
+#pragma unroll
+    for (int i = 0; i < ROWS; i += STEP) ptx::cp_async16(dst + chunk_at<D>(row + i, chunk), from + i * stride, there ? 16 : 0);
+}
+
+// The same for the keys of a path at positions [KEYS tile, KEYS (tile + 1)); those behind `last` become zeros.
+template <int D, int KEYS, int THREADS, class T>
+DEVICE void copy_keys(u32 dst, const T* src, i64 stride, int size, Path& path, int tile, int last) {
+    int first = tile * KEYS;
+    path.retreat(min(first + KEYS - 1, last));
+    if (first >= path.from && first + KEYS - 1 <= last) {
+        copy_dense_tile<D, KEYS, THREADS>(dst, src + path.row(first) * stride, stride, size);
+    } else {
+        copy_tile<D, KEYS, THREADS>(dst, src, size, [&](int r) { return first + r <= last ? path.row(first + r) * stride : i64(-1); });
+    }
+    ptx::cp_async_commit();
 }
 
 // Addresses of one lane for ldmatrix over a tile: 16 rows and 16 columns at a time.

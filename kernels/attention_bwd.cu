@@ -32,28 +32,21 @@ DEVICE void attention_bwd_q(T* dq, i64 dq_stride, const T* dout, i64 dout_stride
     float scale_log2 = scale * LOG2E;
 
     Forest forest{table};
+    Group heads(group);
     int items = forest.query_tiles() * kv_heads * group;
     for (int round = 0, i; (i = item_of(round)) < items; round++) {
-        QueryRows rows(forest.ranked_query_tile(i / group / kv_heads), group, i / group % kv_heads, i % group * ROWS, ROWS);
+        QueryRows rows(forest.ranked_query_tile(i / group / kv_heads), heads, i / group % kv_heads, i % group * ROWS, ROWS);
         if (rows.count <= 0) continue;
         int last = rows.last(), tile = last / KEYS, first_tile = first_key(rows.from(), window) / KEYS;
         const T *k_head = k + rows.kv * size, *v_head = v + rows.kv * size;
 
         Path path{forest};
         path.enter(rows.tile.run);
-        auto copy_keys = [&](u32 dst, const T* src, i64 stride) {
-            path.retreat(min(tile * KEYS + KEYS - 1, last));
-            copy_tile<D, KEYS, Q_THREADS>(dst, src, size, [&](int r) -> i64 {
-                int position = tile * KEYS + r;
-                return position <= last ? path.row(position) * stride : -1;
-            });
-            ptx::cp_async_commit();
-        };
-        copy_tile<D, ROWS, Q_THREADS>(q_tile, q, size, [&](int r) { return r < rows.count ? rows.at(r, q_stride, size) : i64(-1); });
+        copy_tile<D, ROWS, Q_THREADS>(q_tile, q, size, [&](int r) { return rows.at(r, q_stride, size); });
         copy_tile<D, ROWS, Q_THREADS>(dout_tile, dout, size,
-                                      [&](int r) { return r < rows.count ? rows.at(r, dout_stride, size) : i64(-1); });
-        copy_keys(v_tile, v_head, v_stride);
-        copy_keys(k_tile, k_head, k_stride);
+                                      [&](int r) { return rows.at(r, dout_stride, size); });
+        copy_keys<D, KEYS, Q_THREADS>(v_tile, v_head, v_stride, size, path, tile, last);
+        copy_keys<D, KEYS, Q_THREADS>(k_tile, k_head, k_stride, size, path, tile, last);
 
         // The lane's two rows.
         int row = warp * 16 + lane / 4;
@@ -86,7 +79,7 @@ DEVICE void attention_bwd_q(T* dq, i64 dq_stride, const T* dout, i64 dout_stride
             ptx::cp_async_wait<0>();
             __syncthreads();
             more = tile-- > first_tile;
-            if (more) copy_keys(v_tile, v_head, v_stride);
+            if (more) copy_keys<D, KEYS, Q_THREADS>(v_tile, v_head, v_stride, size, path, tile, last);
             clear(s);
 #pragma unroll
             for (int k = 0; k < D / 16; k++) {
@@ -112,14 +105,14 @@ DEVICE void attention_bwd_q(T* dq, i64 dq_stride, const T* dout, i64 dout_stride
             }
             multiply_columns<T>(sum, dp, k_columns);
             __syncthreads();
-            if (more) copy_keys(k_tile, k_head, k_stride);
+            if (more) copy_keys<D, KEYS, Q_THREADS>(k_tile, k_head, k_stride, size, path, tile, last);
         }
 
         // A warp alone uses its rows of the queries' tile: dq goes out through it.
         stage<T, D>(smem, sum, scale, scale, warp * 16);
         __syncwarp();
         store_tile<D, 16, 32>(dq, smem, warp * 16, lane, size,
-                              [&](int r) { return r < rows.count ? rows.at(r, dq_stride, size) : i64(-1); });
+                              [&](int r) { return rows.at(r, dq_stride, size); });
         __syncthreads();
     }
 }
@@ -136,22 +129,23 @@ template <int D> constexpr int KV_THREADS = 128 * HALVES<D>;
 struct Parts {
     Forest forest;
     KeyTile keys;
-    int group, kv, window;
+    Group group;
+    int kv, window;
     int next_tile, next_row;
     QueryTile tile;
 
-    DEVICE Parts(Forest forest, KeyTile keys, int group, int kv, int window)
+    DEVICE Parts(Forest forest, KeyTile keys, Group group, int kv, int window)
         : forest(forest), keys(keys), group(group), kv(kv), window(window), next_tile(keys.seen_from), next_row(0), tile{0, 0, 0, 0} {}
     // The next part; with no rows if there is none.
     DEVICE QueryRows next() {
         while (true) {
-            if (next_row >= tile.count * group) {
-                if (next_tile >= keys.seen_to) return QueryRows(tile, group, kv, tile.count * group, PART);
+            if (next_row >= tile.count * group.size) {
+                if (next_tile >= keys.seen_to) return QueryRows(tile, group, kv, tile.count * group.size, PART);
                 tile = forest.query_tile(next_tile++);
                 next_row = 0;
                 // Tiles beyond the window are left out whole.
                 if (first_key(tile.position, window) >= keys.position + keys.count) {
-                    next_row = tile.count * group;
+                    next_row = tile.count * group.size;
                     continue;
                 }
             }
@@ -182,19 +176,20 @@ DEVICE void attention_bwd_kv(T* dk, i64 dk_stride, T* dv, i64 dv_stride, const T
     float scale_log2 = scale * LOG2E;
 
     Forest forest{table};
+    Group heads(group);
     int items = forest.key_tiles() * kv_heads;
     for (int round = 0, i; (i = item_of(round)) < items; round++) {
         KeyTile keys = forest.ranked_key_tile(i / kv_heads);
         int kv = i % kv_heads;
-        Parts parts(forest, keys, group, kv, window);
+        Parts parts(forest, keys, heads, kv, window);
 
         // The first warp brings the numbers of the rows, loaded long before they are put down.
         float next_lse = 0.0f, next_delta = 0.0f;
         auto copy_rows = [&](const QueryRows& rows, int slot) {
             copy_tile<D, PART, THREADS>(q_tiles + slot * OTHER, q, size,
-                                        [&](int r) { return r < rows.count ? rows.at(r, q_stride, size) : i64(-1); });
+                                        [&](int r) { return rows.at(r, q_stride, size); });
             copy_tile<D, PART, THREADS>(dout_tiles + slot * OTHER, dout, size,
-                                        [&](int r) { return r < rows.count ? rows.at(r, dout_stride, size) : i64(-1); });
+                                        [&](int r) { return rows.at(r, dout_stride, size); });
             ptx::cp_async_commit();
         };
         auto load_numbers = [&](const QueryRows& rows) {

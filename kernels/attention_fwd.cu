@@ -59,25 +59,18 @@ DEVICE void attention_fwd(T* o, i64 o_stride, float* lse, i64 lse_stride, const 
     float scale_log2 = scale * LOG2E;
 
     Forest forest{table};
+    Group heads(group);
     int items = forest.query_tiles() * kv_heads * group;
     for (int round = 0, i; (i = item_of(round)) < items; round++) {
-        QueryRows rows(forest.ranked_query_tile(i / group / kv_heads), group, i / group % kv_heads, i % group * ROWS, ROWS);
+        QueryRows rows(forest.ranked_query_tile(i / group / kv_heads), heads, i / group % kv_heads, i % group * ROWS, ROWS);
         if (rows.count <= 0) continue;
         int last = rows.last(), tile = last / KEYS, first_tile = first_key(rows.from(), window) / KEYS;
         const T *k_head = k + rows.kv * size, *v_head = v + rows.kv * size;
 
         Path path{forest};
         path.enter(rows.tile.run);
-        auto copy_keys = [&](u32 dst, const T* src, i64 stride) {
-            path.retreat(min(tile * KEYS + KEYS - 1, last));
-            copy_tile<D, KEYS, THREADS>(dst, src, size, [&](int r) -> i64 {
-                int position = tile * KEYS + r;
-                return position <= last ? path.row(position) * stride : -1;
-            });
-            ptx::cp_async_commit();
-        };
-        copy_tile<D, ROWS, THREADS>(q_tile, q, size, [&](int r) { return r < rows.count ? rows.at(r, q_stride, size) : i64(-1); });
-        copy_keys(k_tile, k_head, k_stride);
+        copy_tile<D, ROWS, THREADS>(q_tile, q, size, [&](int r) { return rows.at(r, q_stride, size); });
+        copy_keys<D, KEYS, THREADS>(k_tile, k_head, k_stride, size, path, tile, last);
 
         // The lane's two rows.
         int row = warp * 16 + lane / 4;
@@ -91,7 +84,7 @@ DEVICE void attention_fwd(T* o, i64 o_stride, float* lse, i64 lse_stride, const 
             int key = tile * KEYS;
             ptx::cp_async_wait<0>();
             __syncthreads();
-            copy_keys(v_tile, v_head, v_stride);
+            copy_keys<D, KEYS, THREADS>(v_tile, v_head, v_stride, size, path, tile, last);
             if constexpr (KEEP_Q) {
                 if (first) {
 #pragma unroll
@@ -122,7 +115,7 @@ DEVICE void attention_fwd(T* o, i64 o_stride, float* lse, i64 lse_stride, const 
             ptx::cp_async_wait<0>();
             __syncthreads();
             bool more = tile-- > first_tile;
-            if (more) copy_keys(k_tile, k_head, k_stride);
+            if (more) copy_keys<D, KEYS, THREADS>(k_tile, k_head, k_stride, size, path, tile, last);
             float2 shrink = online_softmax(s, top, total, scale_log2);
 #pragma unroll
             for (int n = 0; n < D / 8; n++) {
@@ -147,7 +140,7 @@ DEVICE void attention_fwd(T* o, i64 o_stride, float* lse, i64 lse_stride, const 
         stage<T, D>(smem, out, 1.0f / total.x, 1.0f / total.y, warp * 16);
         __syncwarp();
         store_tile<D, 16, 32>(o, smem, warp * 16, lane, size,
-                              [&](int r) { return r < rows.count ? rows.at(r, o_stride, size) : i64(-1); });
+                              [&](int r) { return rows.at(r, o_stride, size); });
         __syncthreads();
     }
 }

@@ -105,14 +105,15 @@ DEVICE void attention_fwd(T* o, i64 o_stride, float* lse, i64 lse_stride, const 
     float scale_log2 = scale * LOG2E;
 
     Forest forest{table};
+    Group heads(group);
     int subs = group * PARTS, items = forest.query_tiles() * kv_heads * subs;
     for (int round = 0, i; (i = item_of(round)) < items; round++) {
-        QueryRows rows(forest.ranked_query_tile(i / subs / kv_heads), group, i / subs % kv_heads, i % subs * ROWS, ROWS);
+        QueryRows rows(forest.ranked_query_tile(i / subs / kv_heads), heads, i / subs % kv_heads, i % subs * ROWS, ROWS);
         if (rows.count <= 0) continue;
         int last = rows.last(), first_tile = first_key(rows.from(), window) / KEYS, head = rows.kv * size;
         Path path{forest};
         path.enter(rows.tile.run);
-        load_rows(queries, D, ROWS, q, size, [&](int r) { return r < rows.count ? rows.at(r, q_stride, size) : i64(-1); });
+        load_rows(queries, D, ROWS, q, size, [&](int r) { return rows.at(r, q_stride, size); });
 
         float out[R][D / 32], top[R], total[R];
         int position[R];
@@ -199,15 +200,16 @@ DEVICE void attention_bwd_q(T* dq, i64 dq_stride, const T* dout, i64 dout_stride
     float scale_log2 = scale * LOG2E;
 
     Forest forest{table};
+    Group heads(group);
     int subs = group * PARTS, items = forest.query_tiles() * kv_heads * subs;
     for (int round = 0, i; (i = item_of(round)) < items; round++) {
-        QueryRows rows(forest.ranked_query_tile(i / subs / kv_heads), group, i / subs % kv_heads, i % subs * ROWS, ROWS);
+        QueryRows rows(forest.ranked_query_tile(i / subs / kv_heads), heads, i / subs % kv_heads, i % subs * ROWS, ROWS);
         if (rows.count <= 0) continue;
         int last = rows.last(), first_tile = first_key(rows.from(), window) / KEYS, head = rows.kv * size;
         Path path{forest};
         path.enter(rows.tile.run);
-        load_rows(queries, D, ROWS, q, size, [&](int r) { return r < rows.count ? rows.at(r, q_stride, size) : i64(-1); });
-        load_rows(douts, D, ROWS, dout, size, [&](int r) { return r < rows.count ? rows.at(r, dout_stride, size) : i64(-1); });
+        load_rows(queries, D, ROWS, q, size, [&](int r) { return rows.at(r, q_stride, size); });
+        load_rows(douts, D, ROWS, dout, size, [&](int r) { return rows.at(r, dout_stride, size); });
 
         float sum[R][D / 32], row_lse[R], row_delta[R];
         int position[R];
@@ -256,6 +258,7 @@ DEVICE void attention_bwd_kv(T* dk, i64 dk_stride, T* dv, i64 dv_stride, const T
     float scale_log2 = scale * LOG2E;
 
     Forest forest{table};
+    Group heads(group);
     int items = forest.key_tiles() * kv_heads * PARTS;
     for (int round = 0, i; (i = item_of(round)) < items; round++) {
         KeyTile tile = forest.ranked_key_tile(i / PARTS / kv_heads);
@@ -270,11 +273,11 @@ DEVICE void attention_bwd_kv(T* dk, i64 dk_stride, T* dv, i64 dv_stride, const T
         for (int t = tile.seen_from; t < tile.seen_to; t++) {
             QueryTile query_tile = forest.query_tile(t);
             for (int part = 0; part < query_tile.count * group; part += 32) {
-                QueryRows rows(query_tile, group, kv, part, 32);
+                QueryRows rows(query_tile, heads, kv, part, 32);
                 if (rows.last() < position || first_key(rows.from(), window) >= position + count) continue;
-                load_rows(queries, PITCH<D>, 32, q, size, [&](int r) { return r < rows.count ? rows.at(r, q_stride, size) : i64(-1); });
+                load_rows(queries, PITCH<D>, 32, q, size, [&](int r) { return rows.at(r, q_stride, size); });
                 load_rows(douts, PITCH<D>, 32, dout, size,
-                          [&](int r) { return r < rows.count ? rows.at(r, dout_stride, size) : i64(-1); });
+                          [&](int r) { return rows.at(r, dout_stride, size); });
                 bool there = lane < rows.count;
                 int query = rows.position(lane);
                 float row_lse = there ? lse[rows.at(lane, lse_stride, 1)] * LOG2E : 0.0f;

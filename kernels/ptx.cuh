@@ -22,13 +22,11 @@ struct alignas(64) TensorMap {
 // tiles at multiples of 1024 bytes.
 //
 // K-major: a row holds 64 consecutive k of one m (or n), 8 rows are 1024 bytes. The next 16 k: `addr` + 32.
-DEVICE u64 desc_k_major(u32 addr) {
-    return static_cast<u64>((addr & 0x3ffff) >> 4) | 1ull << 16 | static_cast<u64>(1024 >> 4) << 32 | 1ull << 62;
-}
+DEVICE u64 desc_k_major(u32 addr) { return static_cast<u64>((addr & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62; }
 // MN-major: a row holds 64 consecutive m (or n) of one k; `next` bytes from there to the tile with the following 64 (8192 for
 // tiles of 64 k). The next 16 k: `addr` + 2048.
 DEVICE u64 desc_mn_major(u32 addr, u32 next) {
-    return static_cast<u64>((addr & 0x3ffff) >> 4) | static_cast<u64>(next >> 4) << 16 | static_cast<u64>(1024 >> 4) << 32 | 1ull << 62;
+    return static_cast<u64>((addr & 0x3ffff) >> 4) | static_cast<u64>(next >> 4) << 16 | 64ull << 32 | 1ull << 62;
 }
 
 }  // namespace ptx
@@ -115,12 +113,15 @@ DEVICE float exp2_approx(float x) {
 // The inverse of ldmatrix_x4: lane l gives the address of row l % 8 of matrix l / 8 and elements 2 (l % 4), 2 (l % 4) + 1 of row
 // l / 4 of each.
 DEVICE void stmatrix_x4(u32 addr, const u32 (&r)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(addr), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};"
+                 :
+                 : "r"(addr), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
                  : "memory");
 }
 DEVICE void stmatrix_x4_trans(u32 addr, const u32 (&r)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(addr), "r"(r[0]), "r"(r[1]), "r"(r[2]),
-                 "r"(r[3])
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};"
+                 :
+                 : "r"(addr), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
                  : "memory");
 }
 
@@ -161,25 +162,30 @@ DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" 
 
 // Tile at element x of row y (of plane z) to shared memory; elements outside the tensor become zero. Completes bytes of `bar`.
 DEVICE void tma_load_2d(u32 dst, const TensorMap* map, int x, int y, u32 bar) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(dst),
-                 "l"(map), "r"(bar), "r"(x), "r"(y)
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
+                 :
+                 : "r"(dst), "l"(map), "r"(bar), "r"(x), "r"(y)
                  : "memory");
 }
 DEVICE void tma_load_3d(u32 dst, const TensorMap* map, int x, int y, int z, u32 bar) {
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(dst),
-                 "l"(map), "r"(bar), "r"(x), "r"(y), "r"(z)
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
+                 :
+                 : "r"(dst), "l"(map), "r"(bar), "r"(x), "r"(y), "r"(z)
                  : "memory");
 }
 // Tile from shared memory; what lies outside the tensor is not written. Before it, every thread that wrote the tile runs
 // fence_proxy_async and meets this one at a barrier.
 DEVICE void tma_store_2d(const TensorMap* map, u32 src, int x, int y) {
-    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(src), "r"(x), "r"(y)
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];"
+                 :
+                 : "l"(map), "r"(src), "r"(x), "r"(y)
                  : "memory");
 }
 // The same, added to what is there (f32, bf16 or f16 as the tensor map says).
 DEVICE void tma_reduce_add_2d(const TensorMap* map, u32 src, int x, int y) {
-    asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(src),
-                 "r"(x), "r"(y)
+    asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3}], [%1];"
+                 :
+                 : "l"(map), "r"(src), "r"(x), "r"(y)
                  : "memory");
 }
 DEVICE void tma_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
@@ -195,10 +201,16 @@ DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // Waits until at most N groups of this warpgroup are still under way.
 template <int N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+// After the wait, and before the fence where the registers were touched: the compiler does not know that they change in between,
+// and without this may move a use across.
+template <int N> DEVICE void wgmma_registers(float (&d)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
 
-// d (+)= a . b with d [64, N] f32, a [64, 16], b [16, N] of 16-bit T, asynchronously, by the 128 threads of a warpgroup. Thread t,
-// warp w = t / 32, group g = t % 32 / 4: d[4 j + 2 h + c] is row 16 w + g + 8 h, column 8 j + 2 (t % 4) + c. `accumulate` false:
-// d starts at zero. A_MN, B_MN: the operand's descriptor is MN-major.
+// d (+)= a . b with d [64, N] f32, a [64, 16], b [16, N] of 16-bit T, asynchronously, by the 128 threads of a warpgroup. Thread
+// t, warp w = t / 32, group g = t % 32 / 4: d[4 j + 2 h + c] is row 16 w + g + 8 h, column 8 j + 2 (t % 4) + c. `accumulate`
+// false: d starts at zero. A_MN, B_MN: the operand's descriptor is MN-major.
 template <class T> constexpr bool IS_F16 = false;
 template <> constexpr bool IS_F16<f16> = true;
 template <int N, class T, bool A_MN = false, bool B_MN = false>
@@ -210,11 +222,16 @@ template <int N, class T, bool B_MN = false> DEVICE void wgmma_rs(float (&d)[N /
 // Operands %p0 to %p9, and d[i] and following.
 #define PTX_TEN(p) "%" #p "0,%" #p "1,%" #p "2,%" #p "3,%" #p "4,%" #p "5,%" #p "6,%" #p "7,%" #p "8,%" #p "9"
 #define PTX_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define PTX_D32(i) PTX_D4(i), PTX_D4(i + 4), PTX_D4(i + 8), PTX_D4(i + 12), PTX_D4(i + 16), PTX_D4(i + 20), PTX_D4(i + 24), PTX_D4(i + 28)
-#define PTX_REGISTERS_64 PTX_TEN() "," PTX_TEN(1) "," PTX_TEN(2) ",%30,%31"
-#define PTX_REGISTERS_128 PTX_TEN() "," PTX_TEN(1) "," PTX_TEN(2) "," PTX_TEN(3) "," PTX_TEN(4) "," PTX_TEN(5) ",%60,%61,%62,%63"
-#define PTX_REGISTERS_192 PTX_TEN() "," PTX_TEN(1) "," PTX_TEN(2) "," PTX_TEN(3) "," PTX_TEN(4) "," PTX_TEN(5) "," PTX_TEN(6) "," PTX_TEN(7) "," PTX_TEN(8) ",%90,%91,%92,%93,%94,%95"
-#define PTX_REGISTERS_256 PTX_TEN() "," PTX_TEN(1) "," PTX_TEN(2) "," PTX_TEN(3) "," PTX_TEN(4) "," PTX_TEN(5) "," PTX_TEN(6) "," PTX_TEN(7) "," PTX_TEN(8) "," PTX_TEN(9) "," PTX_TEN(10) "," PTX_TEN(11) ",%120,%121,%122,%123,%124,%125,%126,%127"
+#define PTX_D16(i) PTX_D4(i), PTX_D4(i + 4), PTX_D4(i + 8), PTX_D4(i + 12)
+#define PTX_D32(i) PTX_D16(i), PTX_D16(i + 16)
+#define PTX_TO_29 PTX_TEN() "," PTX_TEN(1) "," PTX_TEN(2)
+#define PTX_TO_59 PTX_TO_29 "," PTX_TEN(3) "," PTX_TEN(4) "," PTX_TEN(5)
+#define PTX_TO_89 PTX_TO_59 "," PTX_TEN(6) "," PTX_TEN(7) "," PTX_TEN(8)
+#define PTX_TO_119 PTX_TO_89 "," PTX_TEN(9) "," PTX_TEN(10) "," PTX_TEN(11)
+#define PTX_REGISTERS_64 PTX_TO_29 ",%30,%31"
+#define PTX_REGISTERS_128 PTX_TO_59 ",%60,%61,%62,%63"
+#define PTX_REGISTERS_192 PTX_TO_89 ",%90,%91,%92,%93,%94,%95"
+#define PTX_REGISTERS_256 PTX_TO_119 ",%120,%121,%122,%123,%124,%125,%126,%127"
 #define PTX_ACCUMULATOR_64 PTX_D32(0)
 #define PTX_ACCUMULATOR_128 PTX_D32(0), PTX_D32(32)
 #define PTX_ACCUMULATOR_192 PTX_D32(0), PTX_D32(32), PTX_D32(64)
@@ -222,12 +239,16 @@ template <int N, class T, bool B_MN = false> DEVICE void wgmma_rs(float (&d)[N /
 // Operands after the accumulator: for ss descriptor, descriptor, flag, majors; for rs four registers, descriptor, flag, major.
 #define PTX_WGMMA_SS(N, TYPE, o0, o1, o2, o3, o4) \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #o2 ", 0;\n" \
-                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" PTX_REGISTERS_##N "}, %" #o0 ", %" #o1 ", p, 1, 1, %" #o3 ", %" #o4 ";\n}" \
-                 : PTX_ACCUMULATOR_##N : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(int(A_MN)), "n"(int(B_MN)))
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" PTX_REGISTERS_##N "}, " \
+                 "%" #o0 ", %" #o1 ", p, 1, 1, %" #o3 ", %" #o4 ";\n}" \
+                 : PTX_ACCUMULATOR_##N \
+                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(int(A_MN)), "n"(int(B_MN)))
 #define PTX_WGMMA_RS(N, TYPE, o0, o1, o2, o3, o4, o5, o6) \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #o5 ", 0;\n" \
-                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" PTX_REGISTERS_##N "}, {%" #o0 ",%" #o1 ",%" #o2 ",%" #o3 "}, %" #o4 ", p, 1, 1, %" #o6 ";\n}" \
-                 : PTX_ACCUMULATOR_##N : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)), "n"(int(B_MN)))
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" PTX_REGISTERS_##N "}, " \
+                 "{%" #o0 ",%" #o1 ",%" #o2 ",%" #o3 "}, %" #o4 ", p, 1, 1, %" #o6 ";\n}" \
+                 : PTX_ACCUMULATOR_##N \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)), "n"(int(B_MN)))
 // clang-format on
 
 template <int N, class T, bool A_MN, bool B_MN> DEVICE void wgmma_ss(float (&d)[N / 2], u64 a, u64 b, bool accumulate) {

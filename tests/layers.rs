@@ -55,7 +55,7 @@ const GUARDED: [(&str, &[&str]); 10] = [
 const CPU_SHARED: [&str; 3] = ["gemm", "rows", "simd"];
 
 /// The same of `cuda/`.
-const CUDA_SHARED: [&str; 6] = ["driver", "graph", "images", "launch", "measure", "transfer"];
+const CUDA_SHARED: [&str; 7] = ["driver", "graph", "images", "launch", "rows", "time", "transfer"];
 
 fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")

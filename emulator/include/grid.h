@@ -31,7 +31,7 @@ struct Kernel {
     bool ordered;     // its blocks wait for blocks of a lower number: they run one after another, x fastest
     int nparams;
     size_t size[MAX_PARAMS], offset[MAX_PARAMS];  // of each parameter, bytes, as cuFuncGetParamInfo gives them
-    const char* type[MAX_PARAMS];                 // "*mut bf16", "*const f32", "i32", "i64", "u32", "u64", "f32", "f64", "TensorMap"
+    const char* type[MAX_PARAMS];                 // as Rust writes it: "*mut bf16", "*const f32", "i32", "u64", "TensorMap"
     void (*invoke)(void** params);                // calls it in the current emulated thread
     int max_dynamic_smem = 48 * 1024;             // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES; the driver may raise it
     Kernel* next;

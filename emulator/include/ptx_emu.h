@@ -101,6 +101,7 @@ template <int N> void tma_store_wait() { emu::tma_store_wait(N, false); }
 inline void wgmma_fence() { emu::wgmma_fence(); }
 inline void wgmma_commit() { emu::wgmma_commit(); }
 template <int N> void wgmma_wait() { emu::wgmma_wait(N); }
+template <int N> void wgmma_registers(float (&)[N]) {}
 template <int N, class T, bool A_MN = false, bool B_MN = false>
 void wgmma_ss(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) {
     emu::wgmma(d, {N, std::is_same_v<T, __half>, nullptr, a, b, A_MN, B_MN, accumulate});

@@ -100,28 +100,36 @@ Allocation* find(const char* p) {
         snprintf(at, sizeof at, "shared memory, offset %zu", size_t(p - shared));
     } else {
         auto it = allocations.upper_bound(const_cast<char*>(p));
-        if (it == allocations.begin())
+        if (it == allocations.begin()) {
             snprintf(at, sizeof at, "device memory at %p, before every allocation", static_cast<const void*>(p));
-        else
-            --it, snprintf(at, sizeof at, "device memory, %zu bytes into a %zu-byte allocation", size_t(p - it->first), it->second.bytes);
+        } else {
+            --it;
+            snprintf(at, sizeof at, "device memory, %zu bytes into a %zu-byte allocation", size_t(p - it->first),
+                     it->second.bytes);
+        }
     }
     fail("%s %s%s%s", what, at, more.empty() ? "" : ": ", more.c_str());
 }
 
-bool in_past(const Clocks& mine, uint32_t thread, uint32_t clock) { return clock <= floor_clocks[thread] || clock <= mine[thread]; }
+bool in_past(const Clocks& mine, uint32_t thread, uint32_t clock) {
+    return clock <= floor_clocks[thread] || clock <= mine[thread];
+}
 
 // Whether what thread `thread` of block `other` did at `clock` is in the current thread's past.
 bool block_in_past(const Clocks& mine, uint32_t other, uint32_t thread, uint32_t clock) {
     if (other < first_block) return true;
     auto it = acquired.find(other);
     if (it == acquired.end()) return false;
-    for (const Acquired& a : it->second)
-        if (in_past(mine, uint32_t(a.thread), a.clock) && thread < a.snapshot->clocks.size() && clock <= a.snapshot->clocks[thread]) return true;
+    for (const Acquired& a : it->second) {
+        const Clocks& released = a.snapshot->clocks;
+        if (in_past(mine, uint32_t(a.thread), a.clock) && thread < released.size() && clock <= released[thread]) return true;
+    }
     return false;
 }
 
 std::string by(uint32_t thread, bool same_block) {
-    const std::string who = int(thread) == threads ? "the TMA engine (wait for its mbarrier)" : "thread " + std::to_string(thread);
+    if (int(thread) == threads) return "the TMA engine (wait for its mbarrier)";
+    const std::string who = "thread " + std::to_string(thread);
     return who + (same_block ? "" : " of another block");
 }
 
@@ -179,7 +187,8 @@ void access_as(const void* address, size_t bytes, How how, const void* caller) {
         check_cells(shared_cell(p), p, bytes, how, false, caller);
     } else if (size_t(p - region) < region_bytes) {
         Allocation* a = find(p);
-        if (!a || p + bytes > a->p + a->bytes) report(write ? "out-of-bounds write to" : "out-of-bounds read of", a ? a->p + a->bytes : p, caller);
+        if (!a || p + bytes > a->p + a->bytes)
+            report(write ? "out-of-bounds write to" : "out-of-bounds read of", a ? a->p + a->bytes : p, caller);
         check_cells(a->cells + (p - a->p) / 2, p, bytes, how, true, caller);
     }
 }
@@ -226,7 +235,9 @@ void shared_array(const void* p, size_t bytes) {
     shared_high = std::max(shared_high, (at + bytes + 2) & ~size_t(1));
 }
 
-void access(const void* p, size_t bytes, bool write, const void* caller) { access_as(p, bytes, write ? How::WRITE : How::READ, caller); }
+void access(const void* p, size_t bytes, bool write, const void* caller) {
+    access_as(p, bytes, write ? How::WRITE : How::READ, caller);
+}
 void atomic(const void* p, size_t bytes, bool write, const void* caller) {
     access_as(p, bytes, write ? How::ATOMIC_WRITE : How::ATOMIC_READ, caller);
 }
@@ -310,7 +321,8 @@ uint32_t load_issued() {
 void load_landed(const void* p, size_t bytes, const void* mbarrier, uint32_t ticket) {
     Cell* c = shared_cell(p);
     for (size_t i = 0; i < bytes / 2; i++) {
-        if (c[i].held) report("TMA load into", static_cast<const char*>(p) + 2 * i, nullptr, "a wgmma or TMA store still reads these bytes");
+        if (c[i].held)
+            report("TMA load into", static_cast<const char*>(p) + 2 * i, nullptr, "a wgmma or TMA store still reads these bytes");
         c[i].writer = uint16_t(threads);
         c[i].write_clock = ticket;
         c[i].read_clock[0] = c[i].read_clock[1] = 0;
@@ -334,7 +346,8 @@ void async_read(const void* p, size_t bytes, const char* what) {
     for (size_t i = 0; i < bytes / 2; i++)
         if (c[i].flags & GENERIC && c[i].write_clock > fenced[c[i].writer])
             report(what, at + 2 * i, caller,
-                   "thread " + std::to_string(c[i].writer) + " wrote these bytes with ordinary stores and without a fence.proxy.async after");
+                   "thread " + std::to_string(c[i].writer) +
+                       " wrote these bytes with ordinary stores and without a fence.proxy.async after");
 }
 
 void hold(const void* p, size_t bytes, int change) {

@@ -18,7 +18,7 @@ void release(const void* key);
 void flip(const void* key);
 void acquire(const void* key);
 void whole_block();  // __syncthreads: all the past of the block is past for everyone
-// Between blocks. An atomic operation releases what was past at the thread's last __threadfence; store_release (`all`) all its past.
+// Between blocks. An atomic operation releases what a __threadfence has published; store_release (`all`) all its past.
 void release_atomic(const void* p, bool all);
 void acquire_atomic(const void* p);
 void thread_fence();

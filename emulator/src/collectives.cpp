@@ -116,8 +116,9 @@ int sync_threads_vote(Vote how, bool value) {
 
 static void check_barrier(int id, int threads, const char* op) {
     if (id < 0 || id > 15) fail("%s: barrier %d, there are 0 to 15", op, id);
-    if (threads <= 0 || threads % WARP || threads > int(block->threads.size()))
-        fail("%s: %d threads at barrier %d, expected a multiple of 32 up to the block's %zu", op, threads, id, block->threads.size());
+    const int all = int(block->threads.size());
+    if (threads <= 0 || threads % WARP || threads > all)
+        fail("%s: %d threads at barrier %d, expected a multiple of 32 up to the block's %d", op, threads, id, all);
 }
 void bar_sync(int id, int threads) {
     EMU_ENTER();
@@ -150,7 +151,8 @@ Meeting& meeting(unsigned mask, const char* op) {
         w.masks[at] = mask;
     }
     Meeting* m = &w.meetings[at];
-    if (m->arrived && m->op != op && strcmp(m->op, op)) fail("divergence: lane %d comes to %s while others wait in %s", me.lane, op, m->op);
+    if (m->arrived && m->op != op && strcmp(m->op, op))
+        fail("divergence: lane %d comes to %s while others wait in %s", me.lane, op, m->op);
     m->op = op;
     return *m;
 }
@@ -324,11 +326,11 @@ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
     for (int i = 0; i < 4; i++) d[i] = m.d[i >> 1][lane][i & 1];
 }
 
-// Product and sum are rounded one after the other on every machine; products of two 16-bit numbers are exact anyway. ROWS by COLUMNS
-// vectors of sums stay in registers.
+// Product and sum are rounded one after the other on every machine; products of two 16-bit numbers are exact anyway. ROWS by
+// COLUMNS vectors of sums stay in registers.
 using Vector = float __attribute__((vector_size(32), aligned(4)));
 template <int ROWS, int COLUMNS>
-__attribute__((always_inline)) static inline void multiply_add_tiles(float* d, const float* a, const float* b, int m, int n, int k) {
+EMU_INLINE static void multiply_add_tiles(float* d, const float* a, const float* b, int m, int n, int k) {
     for (int i = 0; i < m; i += ROWS)
         for (int j = 0; j < n; j += 8 * COLUMNS) {
             Vector sum[ROWS][COLUMNS];

@@ -52,8 +52,10 @@ Result enter_query(const char* call) {
 
 Result enter(const char* call) {
     if (Result result = enter_query(call)) return result;
+    if (state().in_callback) return refuse(NOT_PERMITTED, "a host function in a stream must not call CUDA");
     if (current_context != &primary_context)
         return refuse(INVALID_CONTEXT, "no context is current in this thread; call cuCtxSetCurrent first");
+    if (!state().contexts) return refuse(INVALID_CONTEXT, "the primary context was released by all who retained it");
     return state().failure;
 }
 
@@ -73,7 +75,10 @@ static size_t number(const char* name, size_t otherwise) {
 static int capability() {
     std::string text = getenv("EMU_CC") ? getenv("EMU_CC") : "90";
     text.erase(std::remove(text.begin(), text.end(), '.'), text.end());
-    return atoi(text.c_str());
+    int value = atoi(text.c_str());
+    if (value >= 50) return value;
+    fprintf(stderr, "emulated CUDA driver: EMU_CC=%s is not a compute capability such as 9.0\n", getenv("EMU_CC"));
+    abort();
 }
 
 static void initialise() {

@@ -82,6 +82,7 @@ struct Op {
 };
 
 struct Stream {
+    uint64_t number = 0;  // in the order of creation; the legacy default stream is 0
     std::deque<Op> queue;
     uint64_t issued = 0, done = 0;
     bool blocking = true;  // ordered with the legacy default stream
@@ -142,9 +143,11 @@ struct State {
     std::string last_error;
     Result last_code = SUCCESS;
     uint64_t random = 1;
+    bool in_callback = false;  // a host function of a stream runs
 
     std::shared_ptr<Stream> legacy = std::make_shared<Stream>();
     std::unordered_map<void*, std::shared_ptr<Stream>> streams;
+    uint64_t streams_made = 0;
     std::vector<std::shared_ptr<Stream>> destroyed;  // streams whose work is still to run
     std::unordered_map<void*, std::unique_ptr<Event>> events;
     std::unordered_map<void*, std::shared_ptr<Graph>> graphs;

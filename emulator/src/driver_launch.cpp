@@ -82,10 +82,10 @@ static std::string pointer_problem(const emu::Kernel& kernel, void** values) {
         char* p;
         memcpy(&p, values[i], sizeof p);
         if (!p) continue;  // an operand that the kernel does without
-        std::string argument = std::string(kernel.name) + ": argument " + std::to_string(i) + " (" + kernel.type[i] + ") ";
-        if (!find_allocation(p)) return argument + "is not a live device address: " + describe(p);
-        if (reinterpret_cast<uintptr_t>(p) % element_size(kernel.type[i]))
-            return argument + "is not aligned to its elements: " + describe(p);
+        bool live = find_allocation(p), aligned = reinterpret_cast<uintptr_t>(p) % element_size(kernel.type[i]) == 0;
+        if (live && aligned) continue;
+        return std::string(kernel.name) + ": argument " + std::to_string(i) + " (" + kernel.type[i] + ") is not " +
+               (live ? "aligned to its elements: " : "a live device address: ") + describe(p);
     }
     return "";
 }

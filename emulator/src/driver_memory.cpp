@@ -410,7 +410,8 @@ struct Copy2D {
 static Result places(const Copy2D* c, Place* to, Place* from) {
     REQUIRE(c);
     if (c->from_type < 1 || c->from_type > 2 || c->to_type < 1 || c->to_type > 2)
-        return refuse(NOT_SUPPORTED, "memory types %d to %d; only host (1) and device (2) are emulated", c->from_type, c->to_type);
+        return refuse(NOT_SUPPORTED, "memory types %d to %d; only host (1) and device (2) are emulated", c->from_type,
+                      c->to_type);
     size_t from_pitch = c->from_pitch ? c->from_pitch : c->width, to_pitch = c->to_pitch ? c->to_pitch : c->width;
     if (from_pitch < c->width + c->from_x || to_pitch < c->width + c->to_x)
         return refuse(INVALID_VALUE, "rows of %zu bytes do not fit pitches of %zu and %zu", c->width, from_pitch, to_pitch);

@@ -6,8 +6,6 @@
 
 namespace driver {
 
-static thread_local bool in_callback;
-
 // 0 and 1 are the legacy default stream.
 std::shared_ptr<Stream> find_stream(void* handle) {
     if (reinterpret_cast<uintptr_t>(handle) <= 1) return state().legacy;
@@ -27,6 +25,8 @@ static std::vector<std::shared_ptr<Stream>> all_streams() {
     std::vector<std::shared_ptr<Stream>> all = state().destroyed;
     all.push_back(state().legacy);
     for (auto& [handle, stream] : state().streams) all.push_back(stream);
+    // Not in the order of addresses, which differs from run to run.
+    std::sort(all.begin(), all.end(), [](auto& a, auto& b) { return a->number < b->number; });
     return all;
 }
 
@@ -81,7 +81,6 @@ Result unsafe_in_capture() {
 Result enqueue(void* handle, Work work, std::vector<Point> after) {
     auto stream = find_stream(handle);
     if (!stream) return no_stream(handle);
-    if (in_callback) return refuse(NOT_PERMITTED, "a host function in a stream must not call CUDA");
     if (stream->capture) {
         if (stream->capture->invalid) return refuse(CAPTURE_INVALIDATED, "the capture was lost by an earlier error");
         stream->capture->nodes.push_back({std::move(work), stream->tail});
@@ -129,6 +128,7 @@ static Result create_stream(void** handle, unsigned flags, int priority) {
     REQUIRE(handle);
     if (flags > 1) return refuse(INVALID_VALUE, "flags %#x; 0 (blocking) and 1 (non-blocking) exist", flags);
     auto stream = std::make_shared<Stream>();
+    stream->number = ++state().streams_made;
     stream->blocking = flags == 0;
     stream->priority = std::min(0, std::max(-5, priority));
     state().streams[stream.get()] = stream;
@@ -228,9 +228,9 @@ CU_API cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {
     ENTER();
     REQUIRE(function);
     return enqueue(stream, [=] {
-        in_callback = true;
+        state().in_callback = true;
         function(data);
-        in_callback = false;
+        state().in_callback = false;
         return SUCCESS;
     });
 }

@@ -41,19 +41,24 @@ CU_API cuTensorMapEncodeTiled(void* map, int type, unsigned rank, void* address,
     if (rank < 1 || rank > 5) return refuse(INVALID_VALUE, "rank %u; 1 to 5 are possible", rank);
     if (interleave) return refuse(NOT_SUPPORTED, "interleave %d is not emulated", interleave);
     if (fill) return refuse(NOT_SUPPORTED, "filling with NaN is not emulated");
-    if (swizzle < 0 || swizzle > 3) return refuse(NOT_SUPPORTED, "swizzle %d; none, 32, 64 and 128 bytes (0 to 3) are emulated", swizzle);
+    if (swizzle < 0 || swizzle > 3)
+        return refuse(NOT_SUPPORTED, "swizzle %d; none, 32, 64 and 128 bytes (0 to 3) are emulated", swizzle);
     if (reinterpret_cast<uintptr_t>(map) % 64) return refuse(INVALID_VALUE, "the map at %p is not 64-byte aligned", map);
-    if (reinterpret_cast<uintptr_t>(address) % 16) return refuse(INVALID_VALUE, "the array at %p is not 16-byte aligned", address);
+    if (reinterpret_cast<uintptr_t>(address) % 16)
+        return refuse(INVALID_VALUE, "the array at %p is not 16-byte aligned", address);
     uint64_t bytes = emu::element_size(image.type), extent = bytes, row = bytes;
     for (unsigned d = 0; d < rank; d++) {
         if (!dims[d] || dims[d] > 0xffffffff)
             return refuse(INVALID_VALUE, "dimension %u has %llu elements; 1 to 2^32 - 1 are emulated", d, show(dims[d]));
-        if (!box[d] || box[d] > 256) return refuse(INVALID_VALUE, "the box has %u elements in dimension %u; 1 to 256 are possible", box[d], d);
+        if (!box[d] || box[d] > 256)
+            return refuse(INVALID_VALUE, "the box has %u elements in dimension %u; 1 to 256 are possible", box[d], d);
         if (steps[d] != 1) return refuse(NOT_SUPPORTED, "element stride %u; only 1 is emulated", steps[d]);
         uint64_t stride = d ? strides[d - 1] : bytes;
         if (d && (stride % 16 || stride >= uint64_t(1) << 40))
-            return refuse(INVALID_VALUE, "dimension %u has a stride of %llu bytes; multiples of 16 below 2^40 are possible", d, show(stride));
-        if (d == 1 && stride < row) return refuse(INVALID_VALUE, "rows of %llu bytes overlap: their stride is %llu", show(row), show(stride));
+            return refuse(INVALID_VALUE, "dimension %u has a stride of %llu bytes; multiples of 16 below 2^40 are possible", d,
+                          show(stride));
+        if (d == 1 && stride < row)
+            return refuse(INVALID_VALUE, "rows of %llu bytes overlap: their stride is %llu", show(row), show(stride));
         if (!d) row = dims[0] * bytes;
         extent += (dims[d] - 1) * stride;
         image.dim[d] = uint32_t(dims[d]);
@@ -66,7 +71,8 @@ CU_API cuTensorMapEncodeTiled(void* map, int type, unsigned rank, void* address,
         return refuse(INVALID_VALUE, "a box row of %llu bytes does not fit the swizzle of %llu bytes", show(inner), show(span));
     const Allocation* a = find_allocation(address);
     if (!a || static_cast<char*>(address) + extent > a->start + a->bytes)
-        return refuse(INVALID_VALUE, "the array of %llu bytes is not inside a live allocation: %s", show(extent), describe(address).c_str());
+        return refuse(INVALID_VALUE, "the array of %llu bytes is not inside a live allocation: %s", show(extent),
+                      describe(address).c_str());
     image.magic = emu::TENSOR_MAP_MAGIC;
     image.base = reinterpret_cast<uint64_t>(address);
     image.rank = uint8_t(rank);

@@ -124,7 +124,8 @@ static thread_local void* fault_address;
 static struct sigaction old_segv, old_bus;
 [[noreturn]] static void report_fault() {
     for (const char* stack : block->stacks)
-        if (fault_address >= stack && fault_address < stack + PAGE) fail("stack overflow: local arrays of the kernel are too large");
+        if (fault_address >= stack && fault_address < stack + PAGE)
+            fail("stack overflow: local arrays of the kernel are too large");
     const char* at = static_cast<const char*>(fault_address);
     if (at >= block->shared - PAGE && at < block->shared + SHARED_BYTES + PAGE) fail("illegal address: outside shared memory");
     fail("illegal or misaligned address %p", fault_address);
@@ -246,8 +247,8 @@ static Fiber* pick() {
     for (const MBarrier& m : b.mbarriers)
         if (m.waiting.warps) {
             char line[160];
-            snprintf(line, sizeof line, "; mbarrier %#x in phase %u lacks %u of %u arrivals and %lld bytes", m.address, m.phase & 1,
-                     m.pending, m.count, static_cast<long long>(m.bytes));
+            snprintf(line, sizeof line, "; mbarrier %#x in phase %u lacks %u of %u arrivals and %lld bytes", m.address,
+                     m.phase & 1, m.pending, m.count, static_cast<long long>(m.bytes));
             text += line;
         }
     fail("deadlock: %s", text.c_str());
@@ -369,7 +370,8 @@ void fiber_main() {
 // ---- A block's life ----
 
 static void map_shared(Block& b) {
-    char* m = static_cast<char*>(mmap(nullptr, SHARED_BYTES + 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    const size_t bytes = SHARED_BYTES + 2 * PAGE;
+    char* m = static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     mprotect(m, PAGE, PROT_NONE);
     mprotect(m + PAGE + SHARED_BYTES, PAGE, PROT_NONE);
     b.shared = m + PAGE;
@@ -548,9 +550,11 @@ std::string run_grid(const Kernel* kernel, dim3 grid, dim3 dim, size_t dynamic_s
     static Pool* pool = new Pool;
     std::lock_guard hold(one);
     const uint64_t threads = uint64_t(dim.x) * dim.y * dim.z;
-    if (!threads || threads > MAX_THREADS) return std::string(kernel->name) + ": a block of " + std::to_string(threads) + " threads";
+    const std::string name = kernel->name;
+    if (!threads || threads > MAX_THREADS)
+        return name + ": a block of " + std::to_string(threads) + " threads, 1 to 1024 are possible";
     if (dynamic_smem > options.shared_limit)
-        return std::string(kernel->name) + ": " + std::to_string(dynamic_smem) + " bytes of dynamic shared memory, the device has " +
+        return name + ": " + std::to_string(dynamic_smem) + " bytes of dynamic shared memory, the device has " +
                std::to_string(options.shared_limit);
     Grid g(kernel, grid, dim, dynamic_smem, params);
     const uint64_t limit = options.threads ? options.threads : std::max(1u, std::thread::hardware_concurrency());

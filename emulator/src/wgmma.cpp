@@ -25,7 +25,8 @@ struct Descriptor {
         leading = uint32_t(bits >> 16 & 0x3fff) << 4;
         stride = uint32_t(bits >> 32 & 0x3fff) << 4;
         mode = (4 - int(bits >> 62)) & 3;
-        if (bits >> 49 & 7) fail("wgmma: the descriptor's base offset is not 0: let tiles start at multiples of the swizzle's atom");
+        if (bits >> 49 & 7)
+            fail("wgmma: the descriptor's base offset is not 0: let tiles start at multiples of the swizzle's atom");
     }
 
     // Where 8 consecutive elements are: of row `i` (m or n) from column 8 c of k; MN-major: rows from 8 i of column c.
@@ -118,7 +119,8 @@ static void put_back(Accumulator& acc) {
         for (int i = 0; i < acc.n / 2; i++) {
             float& r = acc.registers[t][i];
             if (float_bits(r) != POISON && !options.early)
-                fail("wgmma: accumulator register %d of thread %d of the warpgroup was written while a wgmma was under way", i, t);
+                fail("wgmma: accumulator register %d of thread %d of the warpgroup was written while a wgmma was under way",
+                     i, t);
             r = acc.value[row_of(t, i) * acc.n + column_of(t, i)];
         }
 }

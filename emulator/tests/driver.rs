@@ -326,6 +326,54 @@ fn host_functions_run_in_their_stream() {
 }
 
 #[test]
+fn host_functions_must_not_call_the_driver() {
+    extern "C" fn allocate(data: *mut std::ffi::c_void) {
+        let mut p = 0;
+        let result = cu!(cuMemAlloc_v2(&mut p, 4));
+        // SAFETY: the test passes its flag and waits for this function.
+        unsafe { *data.cast::<bool>() = result == Err(CUDA_ERROR_NOT_PERMITTED) }
+    }
+    let gpu = Gpu::new();
+    let (stream, mut refused) = (gpu.stream(), false);
+    cu!(cuLaunchHostFunc(stream, Some(allocate), (&raw mut refused).cast())).unwrap();
+    cu!(cuStreamSynchronize(stream)).unwrap();
+    assert!(refused);
+}
+
+#[test]
+fn launch_attributes_that_change_nothing_are_taken() {
+    let gpu = Gpu::new();
+    let (stream, y) = (gpu.stream(), gpu.alloc(4));
+    let (mut address, mut value, mut n) = (y, 3f32, 1i32);
+    let mut values = [(&raw mut address).cast(), (&raw mut value).cast(), (&raw mut n).cast()];
+    // SAFETY: an attribute is plain bytes.
+    let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+    let function = gpu.function("fill_f32").unwrap();
+    let mut launch = |id, word: u32| {
+        attribute.id = id;
+        attribute.value.cooperative = word as i32;
+        let config = sys::CUlaunchConfig {
+            gridDimX: 1,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: 32,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: stream,
+            attrs: &mut attribute,
+            numAttrs: 1,
+        };
+        cu!(cuLaunchKernelEx(&config, function, values.as_mut_ptr(), null_mut()))
+    };
+    use sys::CUlaunchAttributeID::*;
+    launch(CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, 1).unwrap();
+    assert_eq!(launch(CU_LAUNCH_ATTRIBUTE_COOPERATIVE, 1), Err(CUDA_ERROR_NOT_SUPPORTED));
+    said("launch attribute 2 is not emulated");
+    assert_eq!(gpu.download(y, 1, stream).unwrap(), [3.0]);
+}
+
+#[test]
 fn random_schedules_give_the_same_results() {
     let gpu = Gpu::new();
     let (a, b, event) = (gpu.stream(), gpu.stream(), gpu.event());

@@ -1,13 +1,12 @@
 //! `flanrt finetune` and `flanrt pretrain`: check everything that can be checked, then train, then save.
 
+use super::device::Machine;
 use super::prepare::{Data, Prepared, Start, count, millions};
 use super::settings::Resolved;
 use super::{Global, TrainFlags};
-use crate::cpu::Cpu;
 use crate::disk;
 use crate::dist::Solo;
-use crate::error::{Error, Kind, Result};
-use crate::ops::{Device, Memory};
+use crate::error::{self, Error, Kind, Result};
 use crate::tensor::DType;
 use crate::train::Trainer;
 use crate::train::checkpoint::{self, State};
@@ -63,23 +62,6 @@ pub(super) struct Go {
 
 fn duration(text: &str) -> std::result::Result<std::time::Duration, String> {
     parse_duration(text).ok_or_else(|| "expected a time like 90s, 15m or 3h30m".into())
-}
-
-/// The backend that `--device` asks for.
-pub(super) fn device(name: &str, threads: usize) -> Result<Cpu> {
-    match name {
-        // Starting them would take the machine's memory before the system says no.
-        "auto" | "cpu" if threads > 4096 => {
-            Err(Error::usage(format!("{threads} threads are more than the 4096 that can be asked for"))
-                .fix("lower --threads"))
-        }
-        "auto" | "cpu" => {
-            // Tokenising and conversion use the process's pool; it exists already where a command needs it twice.
-            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-            Cpu::new(threads)
-        }
-        other => Err(Error::usage(format!("unknown device {other:?}")).fix("this build has: auto, cpu")),
-    }
 }
 
 /// A flag that SIGINT and SIGTERM set; a second SIGINT ends the process at once.
@@ -153,7 +135,7 @@ const DECIDED_BY: &str = "decided_by";
 struct Run<'a> {
     p: &'a Prepared,
     data: &'a Data,
-    device: &'a Cpu,
+    device: &'a Machine,
     go: &'a Go,
     stop: &'a AtomicBool,
     deadline: Option<Instant>,
@@ -163,8 +145,8 @@ struct Run<'a> {
 fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
     let stop = stop_flag()?;
     let deadline = go.max_time.and_then(|t| Instant::now().checked_add(t));
-    let device = device(&p.settings().run.device, p.settings().run.threads)?;
-    p.fit(&device)?;
+    let device = Machine::open(&p.settings().run.device, p.settings().run.threads)?;
+    p.fit(&*device)?;
     let s = p.settings();
     let parameters = count(&p.config);
     say!("flanrt {}  {}", env!("CARGO_PKG_VERSION"), device.name());
@@ -190,12 +172,11 @@ fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
     }
     report_data(&p, &data);
     let arena = Trainer::measure(&p.config, p.dtype(), p.sizes(device.profile()), s.train.method());
-    let memory = arena.used() as u64 + super::plan::process_bytes(device.threads());
     let one = s.train.method().checkpoint_bytes(parameters, p.dtype());
     let disk_needed = one * (s.output.keep as u64 + 1) + 4 * parameters;
     say!(
-        "plan    {} of memory, up to {} on disk; {} steps of {} examples",
-        disk::human_bytes(memory),
+        "plan    {}, up to {} on disk; {} steps of {} examples",
+        super::plan::memory_line(&device, arena.used() as u64),
         disk::human_bytes(disk_needed),
         s.train.total_steps(data.chosen.len()),
         s.train.batch_size
@@ -206,7 +187,7 @@ fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
     let info = Info {
         argv: std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect(),
         device: device.name(),
-        threads: device.threads(),
+        threads: device.threads,
         seed: s.train.seed,
     };
     let mut dir = match &go.resume {
@@ -214,7 +195,7 @@ fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
         None => RunDir::create(&out, &info)?,
     };
     let run = Run { p: &p, data: &data, device: &device, go, stop: &stop, deadline, global };
-    let result = run.train(&mut dir);
+    let result = error::catch(|| run.train(&mut dir));
     let (status, code, hash) = match &result {
         Ok(hash) => (Status::Finished, 0, Some(hash.as_str())),
         Err(e) if e.kind == Kind::Stopped => (Status::Stopped, e.exit_code(), None),
@@ -286,7 +267,7 @@ impl Run<'_> {
             disk::write_atomic(&dir.path().join("data/preview.txt"), preview.as_bytes())?;
         }
         let sizes = p.sizes(self.device.profile());
-        let mut trainer = Trainer::new(self.device, &p.config, p.dtype(), sizes, s.train.method())?;
+        let mut trainer = Trainer::new(&**self.device, &p.config, p.dtype(), sizes, s.train.method())?;
         let decided_by = p.decided_by(self.data);
         let state = self.start(&mut trainer, dir, &decided_by)?;
         let before = match &p.demo {
@@ -374,7 +355,7 @@ impl Run<'_> {
 
     /// Stores what was planned and what was used.
     fn report_memory(&self, dir: &RunDir, arena: u64) -> Result<()> {
-        let planned = arena + super::plan::process_bytes(self.device.threads());
+        let planned = self.device.host_bytes(arena);
         let peak = super::plan::peak_bytes();
         let plan = json!({"planned_bytes": planned, "arena_bytes": arena, "peak_bytes": peak});
         if let Some(peak) = peak {

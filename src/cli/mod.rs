@@ -2,6 +2,8 @@
 
 mod data;
 mod demo;
+mod device;
+mod doctor;
 mod finetune;
 mod model;
 mod plan;
@@ -10,7 +12,7 @@ mod score;
 pub mod settings;
 mod world;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{self, Error, Kind, Result};
 use crate::progress::{self, Color, Mode};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -25,13 +27,13 @@ struct Cli {
     global: Global,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 ok, 1 bug, 2 usage, 3 data, 4 model, 5 memory, 6 diverged, 7 disk, 9 distributed, \
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 bug, 2 usage, 3 data, 4 model, 5 memory, 6 diverged, 7 disk, 8 GPU, 9 distributed, \
 75 stopped with a good checkpoint, 130 interrupted (docs/exit-codes.md)";
 
 /// Flags of every command.
 #[derive(Args, Clone)]
 pub(crate) struct Global {
-    /// Where to compute: auto or cpu
+    /// Where to compute: auto (a GPU if there is one), cpu, cuda or cuda:N
     #[arg(long, global = true, value_name = "DEVICE", help_heading = "Machine")]
     device: Option<String>,
     /// Threads; 0: one a core. Changes speed only
@@ -67,6 +69,8 @@ enum Command {
     /// Write text and tasks of the embedded micro-world
     #[command(subcommand)]
     World(world::World),
+    /// Look at this machine: processor, GPUs, driver, kernels, measured rates
+    Doctor,
     /// Print every setting with its default
     Config,
 }
@@ -111,7 +115,7 @@ pub fn main(args: impl Iterator<Item = std::ffi::OsString>) -> u8 {
         }
     };
     progress::set_color(cli.global.color);
-    match run(cli) {
+    match error::catch(|| run(cli)) {
         Ok(()) => 0,
         Err(e) => {
             report(&e);
@@ -140,6 +144,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Model(c) => model::run(c, global),
         Command::Data(c) => data::run(c, global),
         Command::World(c) => world::run(c),
+        Command::Doctor => doctor::run(global),
         Command::Config => print(settings::DEFAULTS.trim_start()),
     }
 }

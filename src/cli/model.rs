@@ -1,7 +1,7 @@
 //! `flanrt model info` and `flanrt model verify`.
 
 use super::Global;
-use super::finetune::device;
+use super::device::Machine;
 use super::prepare::{count, millions};
 use crate::disk;
 use crate::error::{Error, Result};
@@ -48,8 +48,8 @@ fn logits(model: &str, ids: &[u32], global: &Global) -> Result<()> {
             config.context
         )));
     }
-    let device = device(global.device.as_deref().unwrap_or("auto"), global.threads.unwrap_or(0))?;
-    let (engine, _) = Engine::load(&device, &config, &source.checkpoint()?, DType::F32, ids.len())?;
+    let device = Machine::open(global.device.as_deref().unwrap_or("auto"), global.threads.unwrap_or(0))?;
+    let (engine, _) = Engine::load(&*device, &config, &source.checkpoint()?, DType::F32, ids.len())?;
     let mut batch = Batch::default();
     batch.push(None, ids);
     batch.ask(ids.len() as u32 - 1, 0, 0);

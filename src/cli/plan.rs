@@ -1,10 +1,10 @@
 //! `flanrt plan`: what a training run will need, from the same layout that it will carve.
 
+use super::device::Machine;
 use super::prepare::{Prepared, count, demo_defaults, millions, pretrain_defaults};
 use super::{Global, TrainFlags};
 use crate::disk::human_bytes;
 use crate::error::Result;
-use crate::ops::Device;
 use crate::train::Trainer;
 use clap::Args;
 use serde_json::json;
@@ -31,12 +31,20 @@ fn status_bytes(key: &str) -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
-/// Memory of a run beside its arenas: this process as it is now (program, tokenizer) and the buffers of its threads.
-pub(super) fn process_bytes(threads: usize) -> u64 {
+/// Memory of this process before a run takes its arenas: program, tokenizer, tokens.
+pub(super) fn process_bytes() -> u64 {
     // Taken once, before any arena is allocated.
     static RESIDENT: OnceLock<u64> = OnceLock::new();
-    let resident = RESIDENT.get_or_init(|| status_bytes("VmRSS:").unwrap_or(16 << 20));
-    resident + (crate::cpu::THREAD_BUFFERS * threads) as u64
+    *RESIDENT.get_or_init(|| status_bytes("VmRSS:").unwrap_or(16 << 20))
+}
+
+/// The memory of a run whose arenas are `arenas` long, in words.
+pub(super) fn memory_line(machine: &Machine, arenas: u64) -> String {
+    let host = human_bytes(machine.host_bytes(arenas));
+    match machine.own_memory {
+        true => format!("{} of the GPU's memory, {host} of the machine's", human_bytes(arenas)),
+        false => format!("{host} of memory"),
+    }
 }
 
 /// The most memory this process ever had.
@@ -55,8 +63,8 @@ pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
         true => Prepared::pretrain(resolved)?,
         false => Prepared::finetune(resolved, false)?,
     };
-    let device = super::finetune::device(&p.settings().run.device, p.settings().run.threads)?;
-    p.fit(&device)?;
+    let device = Machine::open(&p.settings().run.device, p.settings().run.threads)?;
+    p.fit(&*device)?;
     let s = p.settings();
     let sizes = p.sizes(device.profile());
     let arena = Trainer::measure(&p.config, p.dtype(), sizes, s.train.method());
@@ -66,13 +74,13 @@ pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
         false => None,
     };
     let steps = data.as_ref().map(|data| s.train.total_steps(data.chosen.len()));
-    let process = process_bytes(device.threads());
+    let process = device.host_bytes(0);
     let parameters = count(&p.config);
     let total = arena.used() as u64 + process;
     let checkpoint = s.train.method().checkpoint_bytes(parameters, p.dtype());
     let saved = parameters * p.dtype().size() as u64;
     if global.json {
-        let table = json!({"parameters": parameters, "memory": arena.entries(), "process": process, "total": total, "checkpoint": checkpoint, "keep": s.output.keep, "model": saved, "steps": steps});
+        let table = json!({"device": device.name(), "parameters": parameters, "memory": arena.entries(), "process": process, "total": total, "checkpoint": checkpoint, "keep": s.output.keep, "model": saved, "steps": steps});
         return super::print(&table.to_string());
     }
     let mut out = format!(
@@ -88,8 +96,13 @@ pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
     for entry in arena.entries() {
         row(&entry.name, entry.bytes);
     }
-    row("program, tokens", process);
-    row("memory in all", total);
+    if device.own_memory {
+        row("on the GPU in all", arena.used() as u64);
+        row("on the machine", process);
+    } else {
+        row("program, tokens", process);
+        row("memory in all", total);
+    }
     out += "\n";
     let mut row = |name: &str, bytes: u64| out += &format!("{name:<18} {:>12}\n", human_bytes(bytes));
     row("one checkpoint", checkpoint);

@@ -1,9 +1,9 @@
 //! `flanrt score`: requests or a text through a model.
 
 use super::Global;
-use super::finetune::{device, say, stop_flag};
+use super::device::Machine;
+use super::finetune::{say, stop_flag};
 use crate::error::{Error, Result};
-use crate::ops::Memory;
 use crate::progress::Progress;
 use crate::score::{
     Boundary, Engine, Hooks, Requests, ScoreOptions, TextOptions, run as score_requests, score_text, text,
@@ -113,7 +113,7 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
     let requests = c.requests.as_deref().map(Requests::read).transpose()?;
     let text = c.text.as_deref().map(text::read_text).transpose()?;
     let stop = stop_flag()?;
-    let device = device(global.device.as_deref().unwrap_or("auto"), global.threads.unwrap_or(0))?;
+    let device = Machine::open(global.device.as_deref().unwrap_or("auto"), global.threads.unwrap_or(0))?;
     if let Some(n) = c.max_length.filter(|&n| n > config.context) {
         return Err(Error::usage(format!(
             "--max-length {n} is longer than the model's context of {}",
@@ -131,7 +131,7 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
     let longest = (bytes + 64).min(c.max_length.unwrap_or(usize::MAX));
     let file = source.checkpoint()?;
     let hash = if c.out.is_some() { model_hash(&file, &config)? } else { String::new() };
-    let (mut engine, account) = Engine::load(&device, &config, &file, c.dtype, longest)?;
+    let (mut engine, account) = Engine::load(&*device, &config, &file, c.dtype, longest)?;
     drop(file);
     if !global.json {
         say!("flanrt {}  {}", env!("CARGO_PKG_VERSION"), device.name());

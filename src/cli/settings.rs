@@ -91,7 +91,7 @@ pub struct OutputSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunSettings {
-    /// `auto` or `cpu`.
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// Threads; 0: one a core.
     pub threads: usize,

@@ -1,6 +1,6 @@
 //! The CUDA driver: finding it without ever panicking, and small owners of what it hands out.
 //!
-//! The driver's library is opened at run time. The bindings panic where it or one of its functions is missing, so [`gpus`]
+//! The driver's library is opened at run time. The bindings panic where it or one of its functions is missing, so [`find`]
 //! asks in the order in which things can be missing, and everything else here is reached only after it has succeeded.
 //! An owner must be dropped before its [`Context`].
 
@@ -10,7 +10,7 @@ use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
 
 /// Oldest driver that has every function called here, as the driver counts (12.8).
-const OLDEST_DRIVER: i32 = 12080;
+const OLDEST_DRIVER: u32 = 12080;
 
 /// Oldest compute capability the kernels are written for (8.0).
 const OLDEST_CAPABILITY: u32 = 80;
@@ -90,51 +90,82 @@ pub(super) fn check(code: sys::CUresult, doing: &str) -> Result<()> {
     })
 }
 
-/// The version of the driver, 13000 for 13.0. Opens and starts the driver; every step that can fail is an error.
-pub fn driver_version() -> Result<u32> {
-    let install = "install an NVIDIA driver, or use --device cpu";
+/// What there is of CUDA on this machine.
+pub enum Found {
+    /// At least one GPU; also those the kernels cannot run on.
+    Gpus(Vec<Gpu>),
+    /// No driver or no GPU: most machines.
+    None(Error),
+    /// There is something, and it does not work.
+    Broken(Error),
+}
+
+/// Looks for GPUs. What can be missing is asked for first, so that nothing here panics.
+pub fn find() -> Found {
+    let none = |message: &str, fix: &str| Found::None(Error::device(message).fix(fix));
     // SAFETY: looks for the library, no more.
     if !unsafe { sys::is_culib_present() } {
-        return Err(Error::device("no NVIDIA driver library (libcuda) on this machine").fix(install));
+        return none(
+            "no NVIDIA driver library (libcuda) on this machine",
+            "install an NVIDIA driver, or use --device cpu",
+        );
     }
-    // SAFETY: the library is there; these two functions exist in every version of it.
-    let (started, found) = unsafe {
-        let mut found = 0;
-        let started = sys::cuInit(0);
-        (started, check(sys::cuDriverGetVersion(&mut found), "asking for its version").map(|()| found))
-    };
-    let found = found?;
-    let floor = OLDEST_DRIVER.max(super::images::TOOLKIT as i32 * 1000);
-    if found < floor {
-        let (found, floor) = (version(found as u32 / 10, 100), version(floor as u32 / 10, 100));
-        return Err(Error::device(format!(
-            "the NVIDIA driver supports CUDA {found}; this build needs {floor}"
-        ))
-        .fix("update the driver, build with an older CUDA toolkit (12.8 or newer), or use --device cpu"));
+    // SAFETY: the library is there, and this function in every version of it.
+    let started = unsafe { sys::cuInit(0) };
+    if started == sys::CUresult::CUDA_ERROR_NO_DEVICE {
+        return none(
+            "the NVIDIA driver finds no GPU",
+            "check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu",
+        );
     }
-    match started {
-        sys::CUresult::CUDA_ERROR_NO_DEVICE => Err(Error::device("the NVIDIA driver finds no GPU")
-            .fix("check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu")),
-        sys::CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
-            Err(Error::device("the NVIDIA driver's library and kernel module are of different versions")
-                .fix("restart the machine after a driver update"))
-        }
-        code => check(code, "starting the driver")
-            .map(|()| found as u32)
-            .map_err(|e| e.fix("check nvidia-smi; inside a container it must be started with its GPUs")),
+    match usable(started).and_then(|()| all()) {
+        Ok(gpus) => Found::Gpus(gpus),
+        Err(e) => Found::Broken(e),
     }
 }
 
-/// All GPUs, at least one; an error says what is missing and how to get it. Also those the kernels cannot run on.
+/// All GPUs, at least one; an error says what is missing and how to get it.
 pub fn gpus() -> Result<Vec<Gpu>> {
-    driver_version()?;
+    match find() {
+        Found::Gpus(gpus) => Ok(gpus),
+        Found::None(e) | Found::Broken(e) => Err(e),
+    }
+}
+
+/// The CUDA version that the driver supports, 13.0 as 13000; `None` without a driver.
+pub fn driver_version() -> Option<u32> {
+    let mut found = 0;
+    // SAFETY: asked only where the library is, which has this function in every version; place for one number.
+    let known = unsafe {
+        sys::is_culib_present() && sys::cuDriverGetVersion(&mut found) == sys::CUresult::CUDA_SUCCESS
+    };
+    known.then_some(found as u32)
+}
+
+/// Whether a driver that `started` like this can run our kernels.
+fn usable(started: sys::CUresult) -> Result<()> {
+    if started == sys::CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH {
+        return Err(Error::device("the NVIDIA driver's library and kernel module are of different versions")
+            .fix("restart the machine after a driver update"));
+    }
+    let found = driver_version().unwrap_or(0);
+    let floor = OLDEST_DRIVER.max(super::images::TOOLKIT * 1000);
+    if found < floor {
+        let shown = |v: u32| version(v / 10, 100);
+        let message =
+            format!("the NVIDIA driver supports CUDA {}; this build needs {}", shown(found), shown(floor));
+        return Err(Error::device(message).fix(
+            "update the driver, build with an older CUDA toolkit (12.8 or newer), or use --device cpu",
+        ));
+    }
+    check(started, "starting the driver")
+        .map_err(|e| e.fix("check nvidia-smi; a container must be started with its GPUs"))
+}
+
+fn all() -> Result<Vec<Gpu>> {
     let mut count = 0;
     // SAFETY: the driver is started, and writes one number.
     check(unsafe { sys::cuDeviceGetCount(&mut count) }, "counting the GPUs")?;
-    if count == 0 {
-        return Err(Error::device("the NVIDIA driver shows no GPU")
-            .fix("check CUDA_VISIBLE_DEVICES, or use --device cpu"));
-    }
     (0..count as usize).map(gpu).collect()
 }
 
@@ -229,11 +260,6 @@ macro_rules! owner {
         unsafe impl Send for $name {}
         // SAFETY: as above; the driver locks for itself.
         unsafe impl Sync for $name {}
-        impl $name {
-            pub(super) fn raw(&self) -> $raw {
-                self.0
-            }
-        }
         impl Drop for $name {
             fn drop(&mut self) {
                 // SAFETY: made by the matching call and given back once. A failure leaves nothing to do.
@@ -261,6 +287,10 @@ owner!(
 );
 
 impl Stream {
+    pub(super) fn raw(&self) -> sys::CUstream {
+        self.0
+    }
+
     pub(super) fn new() -> Result<Self> {
         let mut raw = null_mut();
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
@@ -363,6 +393,10 @@ impl Event {
 }
 
 impl Module {
+    pub(super) fn raw(&self) -> sys::CUmodule {
+        self.0
+    }
+
     /// Loads an image; the driver's code says what is wrong with it.
     pub(super) fn load(image: &[u8]) -> Result<Self, sys::CUresult> {
         let mut raw = null_mut();

@@ -16,7 +16,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The kernels of every op family.
-static FAMILIES: [&[Kernel]; 9] = [
+static FAMILIES: &[&[Kernel]] = &[
     &super::attention::KERNELS,
     super::elem::KERNELS,
     super::embed::KERNELS,
@@ -411,11 +411,6 @@ impl Cuda {
     /// Multiprocessors of the GPU.
     pub(super) fn sms(&self) -> u32 {
         self.core.gpu.sms
-    }
-
-    /// Compute capability, 90 for 9.0.
-    pub(super) fn capability(&self) -> u32 {
-        self.core.gpu.capability
     }
 }
 

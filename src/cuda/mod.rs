@@ -22,14 +22,15 @@ mod norm;
 mod optim;
 mod rope;
 mod rows;
+mod time;
 mod transfer;
 
-pub use driver::{Gpu, driver_version, gpus};
+pub use driver::{Found, Gpu, driver_version, find, gpus};
 pub use images::{ARCHS, IMAGES, Image};
 
+use crate::error::{Error, Result};
 use crate::ops::{Device, Profile};
 use crate::tensor::DType;
-use crate::error::{Error, Result};
 use cudarc::driver::sys;
 use driver::{Context, Module, Stream, check};
 use graph::Graphs;
@@ -123,6 +124,20 @@ impl Cuda {
     }
 }
 
+impl Device for Cuda {
+    fn profile(&self) -> Profile {
+        Profile {
+            dtype: DType::BF16,
+            tokens: 1 << 14,
+            logits: 1 << 30,
+            // Waves of tiles hide a few rows of filling; few different sizes are few recordings.
+            multiple: 128,
+            table: attention::TABLE,
+            dq_scratch: false,
+        }
+    }
+}
+
 /// The images for this GPU, loaded into its context.
 fn load_images(gpu: &Gpu) -> Result<Vec<Module>> {
     let load = |image: &Image| {
@@ -151,20 +166,6 @@ fn allocate(bytes: usize) -> Result<u64> {
     // SAFETY: place for one address.
     check(unsafe { sys::cuMemAlloc_v2(&mut addr, bytes) }, &format!("allocating {bytes} bytes"))?;
     Ok(addr)
-}
-
-impl Device for Cuda {
-    fn profile(&self) -> Profile {
-        Profile {
-            dtype: DType::BF16,
-            tokens: 16_384,
-            logits: 1 << 30,
-            // Half a product's tile: little to fill up, and few sizes to record.
-            multiple: 64,
-            table: attention::TABLE,
-            dq_scratch: false,
-        }
-    }
 }
 
 impl Core {

@@ -89,7 +89,10 @@ impl Cuda {
     fn partials(&self, t: usize, n: usize, sums: usize, scratch: Tensor) -> Partials {
         let wanted = sums * bwd_scratch_rows(t);
         assert!(
-            scratch.rows() >= wanted && scratch.cols() == n && scratch.dtype() == DType::F32 && scratch.is_dense(),
+            scratch.rows() >= wanted
+                && scratch.cols() == n
+                && scratch.dtype() == DType::F32
+                && scratch.is_dense(),
             "scratch {scratch:?} for {t} rows: it must be [{wanted}, {n}] f32"
         );
         let rows = rows_a_partial(t);
@@ -314,6 +317,9 @@ mod tests {
 
     #[test]
     fn short_batches_have_many_partials() {
-        assert_eq!([1, 4096, 4097, 8192, 16384, 16385, 1 << 20].map(rows_a_partial), [8, 8, 16, 16, 32, 64, 64]);
+        assert_eq!(
+            [1, 4096, 4097, 8192, 16384, 16385, 1 << 20].map(rows_a_partial),
+            [8, 8, 16, 16, 32, 64, 64]
+        );
     }
 }

@@ -30,7 +30,10 @@ impl Cuda {
         // SAFETY: the driver is started; place for one handle and one number.
         unsafe {
             check(sys::cuDeviceGet(&mut device, self.core.gpu.index as i32), "opening the GPU")?;
-            check(sys::cuDeviceGetAttribute(&mut bytes, which, device), "reading the size of the GPU's cache")?;
+            check(
+                sys::cuDeviceGetAttribute(&mut bytes, which, device),
+                "reading the size of the GPU's cache",
+            )?;
         }
         Ok(bytes as usize)
     }

@@ -1,6 +1,6 @@
 //! Attention over the forest batch.
 
-use crate::harness::{ARITH, DTYPES, Dense, Stand, Strided, close, derivative, dot, everywhere};
+use crate::harness::{ARITH, DTYPES, Dense, Lay, Stand, Strided, close, derivative, dot, everywhere};
 use flanrt::ops::{Batch, Forest, Heads, Segment};
 use flanrt::tensor::{DType, Tensor};
 
@@ -53,6 +53,12 @@ impl Case {
     fn heads(&self) -> Heads {
         let (query, kv, size) = self.heads;
         Heads { query, kv, size, scale: 1.0 / (size as f32).sqrt(), window: self.window }
+    }
+
+    /// How o and its gradient lie. Tensor cores take rows at multiples of 16 bytes: heads that they could take get such
+    /// rows, the others odd ones.
+    fn lay(&self) -> Lay {
+        if self.heads.2.is_multiple_of(8) { Dense } else { Strided }
     }
 
     /// Columns of a fused q, k, v row.
@@ -185,7 +191,7 @@ fn run(s: &Stand, case: Case, segments: &[Segment], qkv: Tensor, do_: Tensor) ->
         [0..query, query..query + kv, query + kv..query + 2 * kv]
             .map(|heads| x.slice_cols(heads.start * size..heads.end * size))
     };
-    let o = s.blank(Strided, dtype, t, query * size);
+    let o = s.blank(case.lay(), dtype, t, query * size);
     let lse = s.blank(Dense, DType::F32, t, query);
     let scratch = s.blank(Dense, DType::F32, t, query * if profile.dq_scratch { 1 + size } else { 1 });
     let table = s.blank(Dense, DType::U32, 1, profile.table_words(t));
@@ -213,7 +219,7 @@ pub(crate) fn check(s: &Stand, dtype: DType, case: Case) -> Vec<Tensor> {
     let segments = segments(case.forest);
     let t: usize = case.forest.iter().map(|s| s.1).sum();
     let qkv = s.put(Dense, dtype, t, case.width(), &fused(s, case, t));
-    let do_ = s.normal(Strided, dtype, t, query * size, 1.0);
+    let do_ = s.normal(case.lay(), dtype, t, query * size, 1.0);
     let [o, lse, grad] = run(s, case, &segments, qkv, do_);
     let (qkvs, seen) = (s.get(qkv), seen(&segments, case.window));
     let reference = Reference { qkv: &qkvs, case, seen: &seen };
@@ -252,7 +258,7 @@ fn rows_of(
     };
     let t = rows.len();
     let qkv = s.put(Dense, dtype, t, case.width(), &pick(&qkvs, case.width()));
-    let do_ = s.put(Strided, dtype, t, query * size, &pick(&dos, query * size));
+    let do_ = s.put(case.lay(), dtype, t, query * size, &pick(&dos, query * size));
     let [o, lse, grad] = run(s, case, &segments(forest), qkv, do_);
     let (dq, dkv) = (grad.slice_cols(0..query * size), grad.slice_cols(query * size..case.width()));
     [o, lse, dq, dkv].map(|x| (0..t).map(|r| s.bits(x.slice_rows(r..r + 1))).collect())

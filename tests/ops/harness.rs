@@ -12,7 +12,7 @@ use flanrt::rng::Rng;
 use flanrt::tensor::{DType, Tensor};
 use flanrt_emulator::Mode;
 use std::cell::{Cell, RefCell};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The storage dtypes every op takes.
 pub(crate) const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
@@ -39,6 +39,13 @@ pub(crate) struct Kind {
     rounds: bool,
     /// Held while an op is tested: a GPU has one stream and one scratch.
     turn: Mutex<()>,
+}
+
+impl Kind {
+    /// Waits for the others that test it.
+    pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The GPU: a real one where `FLANRT_REQUIRE_GPU=1` demands it, else the emulated driver (`FLANRT_EMULATOR=checked`: with its
@@ -80,7 +87,7 @@ pub(crate) fn kinds() -> &'static [Kind] {
 /// Runs `op` on every device, and twice on the first of a kind; the tensors it returns must be the same bits within a kind.
 pub(crate) fn everywhere(what: &str, op: impl Fn(&Stand) -> Vec<Tensor>) {
     for kind in kinds() {
-        let _turn = kind.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = kind.turn();
         let mut first: Option<Vec<Vec<u8>>> = None;
         for device in kind.devices.iter().chain(&kind.devices[..1]) {
             let mut stand = Stand::new(device.as_ref(), first.is_none());

@@ -85,13 +85,14 @@ pub(crate) fn run(s: &Stand, lay: Lay, dtype: DType, case: Case) -> Vec<Tensor> 
     vec![loss, dx, dw, logprob, best]
 }
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     Case { r: 0, d: 5, v: 7, chunk: 2, spread: 1.0 },
     Case { r: 1, d: 1, v: 1, chunk: 1, spread: 1.0 },
     Case { r: 5, d: 31, v: 123, chunk: 8, spread: 3.0 },
     Case { r: 33, d: 33, v: 31, chunk: 4, spread: 1.0 },
     Case { r: 4, d: 10, v: 2500, chunk: 3, spread: 1.0 },
     Case { r: 3, d: 31, v: 123, chunk: 1, spread: 80.0 },
+    Case { r: 21, d: 24, v: 157, chunk: 5, spread: 2.0 },
 ];
 
 #[test]

@@ -6,8 +6,9 @@ use flanrt::tensor::{DType, Tensor};
 
 pub(crate) const FORMS: [Form; 3] = [Form::NT, Form::NN, Form::TN];
 
-/// `[m, n]`, inner `k`: below, at and above register tiles, the 256 of an inner block and the cache tiles.
-const SIZES: [(usize, usize, usize); 13] = [
+/// `[m, n]`, inner `k`: below, at and above register tiles, the 256 of an inner block and the cache tiles. The last four lie
+/// on 16-byte boundaries: all of a GPU's tiles, and an inner dimension that it divides.
+const SIZES: [(usize, usize, usize); 17] = [
     (1, 1, 1),
     (1, 33, 31),
     (31, 1, 123),
@@ -21,6 +22,10 @@ const SIZES: [(usize, usize, usize); 13] = [
     (3, 0, 5),
     (2, 3, 0),
     (123, 123, 123),
+    (248, 256, 40),
+    (504, 504, 40),
+    (8, 72, 40),
+    (24, 40, 1100),
 ];
 
 /// Shapes of `a` and `b`.
@@ -126,31 +131,39 @@ fn the_forms_are_each_others_gradients() {
     });
 }
 
-/// An element's bits depend on its row of `a` and its column of `b` alone, even if its neighbours are NaN.
+/// An element's bits depend on its row of `a` and its column of `b` alone, even if its neighbours are NaN. The same for
+/// operands that tensor cores can read: rows and ranges on 16-byte boundaries.
 #[test]
 fn a_part_of_a_product_is_the_same_alone() {
-    let (m, n, k) = (211, 173, 300);
+    let odd = [(0..1, 0..173), (49..50, 3..40), (51..90, 0..173), (210..211, 172..173), (3..47, 16..17)];
+    let even = [(0..8, 0..176), (48..96, 8..40), (56..72, 0..176), (200..208, 168..176), (0..152, 16..24)];
     for (dtype, form) in DTYPES.iter().flat_map(|&d| FORMS.map(|f| (d, f))) {
-        everywhere("matmul parts", |s| {
-            let [a, b] = shapes(form, (m, n, k)).map(|(r, c)| s.normal(Strided, dtype, r, c, 1.0));
-            let rows_of_a =
-                |r: std::ops::Range<usize>| if form == Form::TN { a.slice_cols(r) } else { a.slice_rows(r) };
-            let cols_of_b =
-                |c: std::ops::Range<usize>| if form == Form::NT { b.slice_rows(c) } else { b.slice_cols(c) };
-            let nan = rows_of_a(50..51);
-            s.fill(nan, &vec![f64::NAN; nan.len()]);
-            let y = s.blank(Dense, dtype, m, n);
-            s.device.matmul(y, a, b, form, Epilogue::NONE);
-            for (rows, cols) in
-                [(0..1, 0..173), (49..50, 3..40), (51..90, 0..173), (210..211, 172..173), (3..47, 16..17)]
-            {
-                let part = s.blank(Strided, dtype, rows.len(), cols.len());
-                s.device.matmul(part, rows_of_a(rows.clone()), cols_of_b(cols.clone()), form, Epilogue::NONE);
-                let whole = y.slice_rows(rows.clone()).slice_cols(cols.clone());
-                assert!(s.bits(part) == s.bits(whole), "{form:?} {dtype:?} rows {rows:?} columns {cols:?}");
-            }
-            assert!(s.get(y.slice_rows(50..51)).iter().all(|x| x.is_nan()));
-            vec![y]
-        });
+        for (lay, (m, n, k), ranges) in [(Strided, (211, 173, 300), &odd), (Dense, (208, 176, 304), &even)] {
+            everywhere("matmul parts", |s| {
+                let [a, b] = shapes(form, (m, n, k)).map(|(r, c)| s.normal(lay, dtype, r, c, 1.0));
+                let rows_of_a = |r: std::ops::Range<usize>| {
+                    if form == Form::TN { a.slice_cols(r) } else { a.slice_rows(r) }
+                };
+                let cols_of_b = |c: std::ops::Range<usize>| {
+                    if form == Form::NT { b.slice_rows(c) } else { b.slice_cols(c) }
+                };
+                let nan = rows_of_a(50..51);
+                s.fill(nan, &vec![f64::NAN; nan.len()]);
+                let y = s.blank(Dense, dtype, m, n);
+                s.device.matmul(y, a, b, form, Epilogue::NONE);
+                for (rows, cols) in ranges.iter().cloned() {
+                    let part = s.blank(Strided, dtype, rows.len(), cols.len());
+                    let (a, b) = (rows_of_a(rows.clone()), cols_of_b(cols.clone()));
+                    s.device.matmul(part, a, b, form, Epilogue::NONE);
+                    let whole = y.slice_rows(rows.clone()).slice_cols(cols.clone());
+                    assert!(
+                        s.bits(part) == s.bits(whole),
+                        "{form:?} {dtype:?} rows {rows:?} columns {cols:?}"
+                    );
+                }
+                assert!(s.get(y.slice_rows(50..51)).iter().all(|x| x.is_nan()));
+                vec![y]
+            });
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Gradient clipping, AdamW, Adafactor, and the forms in which weights and moments are kept.
 
-use crate::harness::{ARITH, DTYPES, Dense, Stand, devices, everywhere};
+use crate::harness::{ARITH, DTYPES, Dense, Stand, everywhere, kinds};
 use flanrt::ops::optim::{
     AdamState, Chance, FactorState, Master, NUMBERS, Second, clip_scratch, factor_scratch, join, random,
     split, stochastic,
@@ -201,8 +201,9 @@ fn adamw_follows_the_formula() {
 fn adamw_is_the_same_bits_on_every_device() {
     for (kept, moments) in KINDS.into_iter().flat_map(|kept| [DType::F32, DType::BF16].map(|m| (kept, m))) {
         let mut want: Option<Vec<Vec<u8>>> = None;
-        for kind in devices() {
-            let s = Stand::new(kind[0].as_ref(), true);
+        for kind in kinds() {
+            let _turn = kind.turn();
+            let s = Stand::new(kind.devices[0].as_ref(), true);
             let n = 5003;
             let (weights, master) = kept.make(&s, 1, n, &s.normals(n, 1.0));
             let [m, v] = [0, 1].map(|_| s.put(Dense, moments, 1, n, &vec![0.0; n]));
@@ -214,7 +215,7 @@ fn adamw_is_the_same_bits_on_every_device() {
             }
             let bits: Vec<_> = [weights, m, v].into_iter().chain(beside(master)).map(|x| s.bits(x)).collect();
             let want = want.get_or_insert_with(|| bits.clone());
-            assert!(*want == bits, "{kept:?} {moments:?} on {}", kind[0].name());
+            assert!(*want == bits, "{kept:?} {moments:?} on {}", kind.devices[0].name());
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::harness::{DTYPES, Dense, Stand, Strided};
 use crate::{attention, elem, embed, glu, loss, matmul, norm, optim, rope};
 use flanrt::cpu::Cpu;
-use flanrt::ops::{Device, Memory};
+use flanrt::ops::Device;
 use flanrt::tensor::{DType, Tensor};
 use std::process::Command;
 

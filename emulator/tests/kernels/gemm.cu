@@ -23,8 +23,10 @@ template <class T> DEVICE void gemm_mma(float* c, const T* a, const T* b, int m,
         for (int i = 0; i < 2; i++) {
             const int piece = tid + i * 128, row = piece / 4, chunk = piece % 4;
             const int ra = m0 + row, rb = n0 + row;
-            ptx::cp_async16(ptx::smem_u32(at + chunk_at(row, chunk)), a + static_cast<i64>(ra < m ? ra : 0) * k + k0 + chunk * 8, ra < m ? 16 : 0);
-            ptx::cp_async16(ptx::smem_u32(bt + chunk_at(row, chunk)), b + static_cast<i64>(rb < n ? rb : 0) * k + k0 + chunk * 8, rb < n ? 16 : 0);
+            const T* ap = a + static_cast<i64>(ra < m ? ra : 0) * k + k0 + chunk * 8;
+            const T* bp = b + static_cast<i64>(rb < n ? rb : 0) * k + k0 + chunk * 8;
+            ptx::cp_async16(ptx::smem_u32(at + chunk_at(row, chunk)), ap, ra < m ? 16 : 0);
+            ptx::cp_async16(ptx::smem_u32(bt + chunk_at(row, chunk)), bp, rb < n ? 16 : 0);
         }
         ptx::cp_async_commit();
     };
@@ -44,7 +46,8 @@ template <class T> DEVICE void gemm_mma(float* c, const T* a, const T* b, int m,
         for (int kk = 0; kk < BK / 16; kk++) {
             u32 af[2][4], bf[4][2];
 #pragma unroll
-            for (int i = 0; i < 2; i++) ptx::ldmatrix_x4(af[i], ptx::smem_u32(at + chunk_at(wm + i * 16 + lane % 16, kk * 2 + lane / 16)));
+            for (int i = 0; i < 2; i++)
+                ptx::ldmatrix_x4(af[i], ptx::smem_u32(at + chunk_at(wm + i * 16 + lane % 16, kk * 2 + lane / 16)));
 #pragma unroll
             for (int j = 0; j < 2; j++) {
                 u32 r[4];
@@ -65,16 +68,17 @@ template <class T> DEVICE void gemm_mma(float* c, const T* a, const T* b, int m,
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 const int row = m0 + wm + i * 16 + lane / 4 + h * 8, col = n0 + wn + j * 8 + lane % 4 * 2;
-                if (row < m && col < n)
-                    *reinterpret_cast<float2*>(c + static_cast<i64>(row) * n + col) = make_float2(acc[i][j][2 * h], acc[i][j][2 * h + 1]);
+                const float2 pair = make_float2(acc[i][j][2 * h], acc[i][j][2 * h + 1]);
+                if (row < m && col < n) *reinterpret_cast<float2*>(c + static_cast<i64>(row) * n + col) = pair;
             }
 }
 
 }  // namespace
 
 // a [m, k], b [n, k]; m and n arbitrary (n even). Grid (n / 64, m / 64), 16384 bytes of dynamic shared memory.
-FLANRT_KERNEL(80, gemm_mma_bf16, 128, (float* c, const bf16* a, const bf16* b, int m, int n, int k)) { gemm_mma<bf16>(c, a, b, m, n, k); }
-FLANRT_KERNEL(80, gemm_mma_f16, 128, (float* c, const f16* a, const f16* b, int m, int n, int k)) { gemm_mma<f16>(c, a, b, m, n, k); }
+#define GEMM_MMA(name, T) \
+    FLANRT_KERNEL(80, gemm_mma_##name, 128, (float* c, const T* a, const T* b, int m, int n, int k)) { gemm_mma<T>(c, a, b, m, n, k); }
+FOR_HALVES(GEMM_MMA)
 
 // ---- sm_90: a producer warp and a consumer warpgroup, tile 64 x N x 64, three stages ----
 
@@ -129,7 +133,8 @@ DEVICE void gemm_wgmma(float* c, const ptx::TensorMap& a_map, const ptx::TensorM
         if constexpr (RS) {
             const int lane = tid % 32, row = tid / 32 * 16 + lane % 16;
 #pragma unroll
-            for (int kk = 0; kk < HK / 16; kk++) ptx::ldmatrix_x4(regs[kk], at + row * 128 + ((kk * 2 + lane / 16) ^ (row & 7)) * 16);
+            for (int kk = 0; kk < HK / 16; kk++)
+                ptx::ldmatrix_x4(regs[kk], at + row * 128 + ((kk * 2 + lane / 16) ^ (row & 7)) * 16);
         }
         ptx::wgmma_fence();
 #pragma unroll
@@ -144,6 +149,7 @@ DEVICE void gemm_wgmma(float* c, const ptx::TensorMap& a_map, const ptx::TensorM
         }
         ptx::wgmma_commit();
         ptx::wgmma_wait<0>();
+        ptx::wgmma_registers(d);
         ptx::mbarrier_arrive(empty + 8 * s);
     }
 #pragma unroll
@@ -161,11 +167,9 @@ DEVICE void gemm_wgmma(float* c, const ptx::TensorMap& a_map, const ptx::TensorM
 
 // Grid (n / N, m / 64), 160 threads, 3 (8192 + 128 N) + 48 bytes. Maps with the 128-byte swizzle and boxes [64, 64] of a; of b
 // [N, 64] if K-major, else [64, 64].
-#define GEMM_WGMMA(name, ...)                                                                                              \
-    FLANRT_KERNEL(90, name, 160,                                                                                           \
-                  (float* c, const __grid_constant__ ptx::TensorMap a, const __grid_constant__ ptx::TensorMap b, int m, int n, int k)) { \
-        GEMM_WGMMA_BODY(__VA_ARGS__);                                                                                      \
-    }
+#define MAP const __grid_constant__ ptx::TensorMap
+#define GEMM_WGMMA(name, ...) \
+    FLANRT_KERNEL(90, name, 160, (float* c, MAP a, MAP b, int m, int n, int k)) { GEMM_WGMMA_BODY(__VA_ARGS__); }
 GEMM_WGMMA(gemm_ss64_bf16, 64, bf16, false, false, false)
 GEMM_WGMMA(gemm_ss128_bf16, 128, bf16, false, false, false)
 GEMM_WGMMA(gemm_ss192_f16, 192, f16, false, false, false)
@@ -221,13 +225,13 @@ template <bool TRANSPOSED> DEVICE void store_tile(const ptx::TensorMap& y, const
 #else
 #define STORE_TILE(TRANSPOSED)
 #endif
-FLANRT_KERNEL(90, store_tile_bf16, 128, (const __grid_constant__ ptx::TensorMap y, const bf16* x, int x_stride, int add)) { STORE_TILE(false); }
-FLANRT_KERNEL(90, store_tile_trans_bf16, 128, (const __grid_constant__ ptx::TensorMap y, const bf16* x, int x_stride, int add)) { STORE_TILE(true); }
+FLANRT_KERNEL(90, store_tile_bf16, 128, (MAP y, const bf16* x, int x_stride, int add)) { STORE_TILE(false); }
+FLANRT_KERNEL(90, store_tile_trans_bf16, 128, (MAP y, const bf16* x, int x_stride, int add)) { STORE_TILE(true); }
 
 // ---- sm_90: what a tile looks like in shared memory ----
 
 // y = the bytes of the tile that TMA loads at (x, y, z) of a map of `rank` dimensions, as f32 words.
-FLANRT_KERNEL(90, dump_tile_f32, 128, (float* y, const __grid_constant__ ptx::TensorMap map, int rank, int bytes, int x0, int y0, int z0)) {
+FLANRT_KERNEL(90, dump_tile_f32, 128, (float* y, MAP map, int rank, int bytes, int x0, int y0, int z0)) {
 #ifdef FLANRT_SM90
     FLANRT_DYN_SMEM(float, smem);
     FLANRT_SHARED(u64, bar, 1);
@@ -248,7 +252,7 @@ FLANRT_KERNEL(90, dump_tile_f32, 128, (float* y, const __grid_constant__ ptx::Te
 }
 
 // y [rows, cols] f32 += 1 where the map reaches, through a plain tile.
-FLANRT_KERNEL(90, add_tile_f32, 128, (const __grid_constant__ ptx::TensorMap y, int count)) {
+FLANRT_KERNEL(90, add_tile_f32, 128, (MAP y, int count)) {
 #ifdef FLANRT_SM90
     FLANRT_DYN_SMEM(float, smem);
     for (int i = threadIdx.x; i < count; i += blockDim.x) smem[i] = 1.0f;

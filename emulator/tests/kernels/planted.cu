@@ -373,10 +373,11 @@ PLANTED(ldmatrix_conflicts, 32)
 #define PLANTED_HOPPER(name, threads)                                              \
     FLANRT_KERNEL(90, name##_ok, threads, HOPPER_PARAMS) { HOPPER_CALL(name, false); } \
     FLANRT_KERNEL(90, name##_bug, threads, HOPPER_PARAMS) { HOPPER_CALL(name, true); }
-#define BUG_HOPPER(name)                                                                                                            \
-    template <bool BUG> DEVICE void name([[maybe_unused]] float* y, [[maybe_unused]] const float* x, [[maybe_unused]] u32* flags, \
-                                         [[maybe_unused]] int n, [[maybe_unused]] const ptx::TensorMap& x_map,                     \
-                                         [[maybe_unused]] const ptx::TensorMap& y_map)
+#define BUG_HOPPER(name)                                                                                                   \
+    template <bool BUG>                                                                                                   \
+    DEVICE void name([[maybe_unused]] float* y, [[maybe_unused]] const float* x, [[maybe_unused]] u32* flags,             \
+                     [[maybe_unused]] int n, [[maybe_unused]] const ptx::TensorMap& x_map,                                \
+                     [[maybe_unused]] const ptx::TensorMap& y_map)
 
 #ifdef FLANRT_SM90
 constexpr u32 TILE_BYTES = 64 * 128;
@@ -470,12 +471,16 @@ template <int BUG, bool WGMMA> DEVICE void stages(float* y, const ptx::TensorMap
         if constexpr (WGMMA) {
             if (BUG == 8 && tid < 32) continue;
             if (BUG != 5) ptx::wgmma_fence();
-            for (int k = 0; k < 4; k++) ptx::wgmma_ss<64, bf16>(d, ptx::desc_k_major(tile + 32 * k), ptx::desc_k_major(tile + 32 * k), true);
+            for (int k = 0; k < 4; k++) {
+                const u64 desc = ptx::desc_k_major(tile + 32 * k);
+                ptx::wgmma_ss<64, bf16>(d, desc, desc, true);
+            }
             if (BUG != 7) ptx::wgmma_commit();
             if (BUG == 3) ptx::mbarrier_arrive(empty + 8 * s);
             if (BUG == 4) sum += d[0];
             if (BUG == 6) d[5] = 0.0f;
             ptx::wgmma_wait<0>();
+            ptx::wgmma_registers(d);
             if (BUG != 4) sum += d[0];
         } else {
             sum += reinterpret_cast<const float*>(tiles + s * TILE_BYTES)[tid * 7];
@@ -511,6 +516,7 @@ BUG_HOPPER(wgmma_without_proxy_fence) {
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
+    ptx::wgmma_registers(d);
     y[threadIdx.x] = d[0];
 }
 
