@@ -2,16 +2,16 @@
 
 use super::Stand;
 use flanrt::ops::norm::bwd_scratch_rows;
-use flanrt::ops::optim::{AdamState, FactorState, Master, NUMBERS, Second, clip_scratch, factor_scratch};
+use flanrt::ops::optim::{AdamState, FactorState, Master, Second, clip_scratch, factor_scratch};
 use flanrt::ops::{Adafactor, AdamW, Batch, Device, Epilogue, Forest, Form, Heads, Segment};
 use flanrt::tensor::{DType, Tensor};
 
 /// One launch of an op on operands of its own.
-pub type Run = Box<dyn Fn(&dyn Device)>;
+pub(crate) type Run = Box<dyn Fn(&dyn Device)>;
 
 /// What a launch costs at least.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Work {
+pub(crate) enum Work {
     /// Operations of tensor cores or vector units.
     Flop(u64),
     /// Bytes read and written.
@@ -19,15 +19,15 @@ pub enum Work {
 }
 
 /// An op with its shapes.
-pub struct Case {
+pub(crate) struct Case {
     /// Name of the op.
-    pub op: &'static str,
+    pub(crate) op: &'static str,
     /// Shapes and dtype.
-    pub name: String,
+    pub(crate) name: String,
     /// Work of one launch.
-    pub work: Work,
+    pub(crate) work: Work,
     /// Makes operands.
-    pub make: Box<dyn Fn(&mut Stand) -> Run>,
+    pub(crate) make: Box<dyn Fn(&mut Stand) -> Run>,
 }
 
 impl Case {
@@ -38,42 +38,42 @@ impl Case {
 
 /// Sizes of a model and of the batch it is given.
 #[derive(Clone, Copy)]
-pub struct Model {
+pub(crate) struct Model {
     /// What it is called.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Tokens.
-    pub t: usize,
+    pub(crate) t: usize,
     /// Width.
-    pub d: usize,
+    pub(crate) d: usize,
     /// Query heads.
-    pub h: usize,
+    pub(crate) h: usize,
     /// Key heads.
-    pub g: usize,
+    pub(crate) g: usize,
     /// Head size.
-    pub k: usize,
+    pub(crate) k: usize,
     /// Feed-forward width.
-    pub f: usize,
+    pub(crate) f: usize,
     /// Vocabulary.
-    pub v: usize,
+    pub(crate) v: usize,
     /// Rows that predict.
-    pub r: usize,
+    pub(crate) r: usize,
 }
 
 /// Models that a CPU trains.
-pub const SMALL: [Model; 2] = [
+pub(crate) const SMALL: [Model; 2] = [
     Model { name: "tiny", t: 2048, d: 288, h: 6, g: 6, k: 48, f: 768, v: 32_000, r: 128 },
     Model { name: "260k", t: 2048, d: 64, h: 8, g: 4, k: 8, f: 172, v: 512, r: 512 },
 ];
 
 /// Models that a GPU trains.
-pub const LARGE: [Model; 3] = [
+pub(crate) const LARGE: [Model; 3] = [
     Model { name: "llama-8b", t: 8192, d: 4096, h: 32, g: 8, k: 128, f: 14_336, v: 128_256, r: 4096 },
     Model { name: "llama-1b", t: 8192, d: 2048, h: 32, g: 8, k: 64, f: 8192, v: 128_256, r: 4096 },
     Model { name: "gpt2", t: 8192, d: 768, h: 12, g: 12, k: 64, f: 3072, v: 50_304, r: 4096 },
 ];
 
 /// All cases of `models` in the storage `dtypes`, and the optimizers on `parameters`.
-pub fn all(models: &[Model], dtypes: &[DType], parameters: usize) -> Vec<Case> {
+pub(crate) fn all(models: &[Model], dtypes: &[DType], parameters: usize) -> Vec<Case> {
     let mut cases = Vec::new();
     for (m, dtype) in models.iter().flat_map(|m| dtypes.iter().map(move |&dtype| (m, dtype))) {
         let Model { name, t, d, h, g, k, f, v, r } = *m;
@@ -81,10 +81,13 @@ pub fn all(models: &[Model], dtypes: &[DType], parameters: usize) -> Vec<Case> {
             [("qkv", t, (h + 2 * g) * k, d), ("gate_up", t, 2 * f, d), ("down", t, d, f), ("head", r, v, d)];
         for (layer, m, n, inner) in layers {
             let name = format!("{name} {layer}");
-            cases.extend([Form::NT, Form::NN, Form::TN].map(|form| matmul(&name, form, dtype, m, n, inner)));
+            let forms = [Form::NT, Form::NN, Form::TN];
+            cases.extend(forms.map(|form| matmul(&name, form, dtype, DType::F32, m, n, inner)));
         }
         let heads = Heads { query: h, kv: g, size: k, scale: 1.0 / (k as f32).sqrt(), window: None };
-        for (what, segments) in [("one", roots(t, t)), ("packed 8", roots(t, t / 8)), ("2x16 options", options(t))] {
+        for (what, segments) in
+            [("one", roots(t, t)), ("packed 8", roots(t, t / 8)), ("2x16 options", options(t))]
+        {
             let name = format!("{name} {what}");
             cases.extend([false, true].map(|back| attention(&name, dtype, heads, segments.clone(), back)));
         }
@@ -104,8 +107,8 @@ fn sizes(shapes: &[(DType, usize, usize)]) -> Work {
     Work::Bytes(shapes.iter().map(|(dtype, rows, cols)| (dtype.size() * rows * cols) as u64).sum())
 }
 
-/// The three products of a layer `y [m, n] = x [m, k] . w [n, k]^T`: itself (NT), the gradient of x (NN), of w (TN).
-pub fn matmul(name: &str, form: Form, dtype: DType, m: usize, n: usize, k: usize) -> Case {
+/// The three products of a layer `y [m, n] = x [m, k] . w [n, k]^T`: itself (NT), the gradient of x (NN), of w (TN, in `dw`).
+pub(crate) fn matmul(name: &str, form: Form, dtype: DType, dw: DType, m: usize, n: usize, k: usize) -> Case {
     let op = match form {
         Form::NT => "matmul_nt",
         Form::NN => "matmul_nn",
@@ -121,15 +124,24 @@ pub fn matmul(name: &str, form: Form, dtype: DType, m: usize, n: usize, k: usize
                 Box::new(move |device| device.matmul(dx, y, w, Form::NN, Epilogue::NONE))
             }
             Form::TN => {
-                let dw = s.normal(DType::F32, n, k);
+                let dw = s.normal(dw, n, k);
                 Box::new(move |device| device.matmul(dw, y, x, Form::TN, Epilogue::NONE))
             }
         }
     })
 }
 
+/// A copy of `n` bytes by the device's own conversion: what memory gives at best.
+pub(crate) fn copy(n: usize) -> Case {
+    let elements = n / 4;
+    Case::new("copy", format!("{} MiB", n >> 20), Work::Bytes(2 * n as u64), move |s| {
+        let [y, x] = [0; 2].map(|_| s.normal(DType::F32, 1, elements));
+        Box::new(move |device| device.convert(y, x))
+    })
+}
+
 /// `t` tokens in roots of `len`.
-pub fn roots(t: usize, len: usize) -> Vec<Segment> {
+pub(crate) fn roots(t: usize, len: usize) -> Vec<Segment> {
     let mut batch = Batch::default();
     (0..t / len).for_each(|_| _ = batch.push(None, &vec![0; len]));
     batch.segments
@@ -146,7 +158,13 @@ fn options(t: usize) -> Vec<Segment> {
 }
 
 /// Attention over `segments`, forward or backward.
-pub fn attention(name: &str, dtype: DType, heads: Heads, segments: Vec<Segment>, backward: bool) -> Case {
+pub(crate) fn attention(
+    name: &str,
+    dtype: DType,
+    heads: Heads,
+    segments: Vec<Segment>,
+    backward: bool,
+) -> Case {
     let Heads { query: h, kv: g, size: k, .. } = heads;
     let len = |s: &Segment| s.len as usize;
     let t: usize = segments.iter().map(len).sum();
@@ -180,10 +198,9 @@ pub fn attention(name: &str, dtype: DType, heads: Heads, segments: Vec<Segment>,
 }
 
 /// The head with cross-entropy and its gradients, or the log-probabilities alone.
-pub fn loss(name: &str, dtype: DType, r: usize, v: usize, d: usize, train: bool) -> Case {
+pub(crate) fn loss(name: &str, dtype: DType, r: usize, v: usize, d: usize, train: bool) -> Case {
     let product = 2 * (r * v * d) as u64;
-    let (op, flop) =
-        if train { ("linear_cross_entropy", 3 * product) } else { ("linear_logprob", product) };
+    let (op, flop) = if train { ("linear_cross_entropy", 3 * product) } else { ("linear_logprob", product) };
     Case::new(op, format!("{name} {r}x{v}x{d} {}", dtype.name()), Work::Flop(flop), move |s| {
         let chunk = (s.device().profile().logits / (4 * v)).clamp(1, r);
         let (x, w, scratch) = (s.normal(dtype, r, d), s.normal(dtype, v, d), s.normal(DType::F32, chunk, v));
@@ -200,7 +217,7 @@ pub fn loss(name: &str, dtype: DType, r: usize, v: usize, d: usize, train: bool)
 }
 
 /// Ops on rows.
-pub fn rows(model: &Model, dtype: DType) -> Vec<Case> {
+pub(crate) fn rows(model: &Model, dtype: DType) -> Vec<Case> {
     let Model { name, t, d, h, k, f, v, .. } = *model;
     let case = format!("{name} {}", dtype.name());
     let wide = DType::F32;
@@ -215,13 +232,15 @@ pub fn rows(model: &Model, dtype: DType) -> Vec<Case> {
     vec![
         case("rms_norm_fwd", &[x, x], {
             Box::new(move |s| {
-                let ([x, y], w, rstd) = ([0; 2].map(|_| s.normal(dtype, t, d)), s.normal(dtype, 1, d), s.normal(wide, t, 1));
+                let ([x, y], w, rstd) =
+                    ([0; 2].map(|_| s.normal(dtype, t, d)), s.normal(dtype, 1, d), s.normal(wide, t, 1));
                 Box::new(move |device| device.rms_norm_fwd(y, rstd, x, w, 1e-5))
             })
         }),
         case("rms_norm_bwd", &[x, x, x], {
             Box::new(move |s| {
-                let ([x, dy, dx], w, rstd) = ([0; 3].map(|_| s.normal(dtype, t, d)), s.normal(dtype, 1, d), s.normal(wide, t, 1));
+                let ([x, dy, dx], w, rstd) =
+                    ([0; 3].map(|_| s.normal(dtype, t, d)), s.normal(dtype, 1, d), s.normal(wide, t, 1));
                 let (dw, partials) = (s.normal(wide, 1, d), s.normal(wide, bwd_scratch_rows(t), d));
                 Box::new(move |device| device.rms_norm_bwd(dx, dw, dy, x, w, rstd, None, partials))
             })
@@ -241,7 +260,8 @@ pub fn rows(model: &Model, dtype: DType) -> Vec<Case> {
         }),
         case("swiglu_bwd", &[(dtype, t, 2 * f), (dtype, t, f), (dtype, t, 2 * f)], {
             Box::new(move |s| {
-                let ([gate_up, dgate_up], dy) = ([0; 2].map(|_| s.normal(dtype, t, 2 * f)), s.normal(dtype, t, f));
+                let ([gate_up, dgate_up], dy) =
+                    ([0; 2].map(|_| s.normal(dtype, t, 2 * f)), s.normal(dtype, t, f));
                 Box::new(move |device| device.swiglu_bwd(dgate_up, dy, gate_up))
             })
         }),
@@ -296,7 +316,7 @@ pub fn rows(model: &Model, dtype: DType) -> Vec<Case> {
 }
 
 /// Global norm of `n` gradients of `dtype`, and the factor that clips it.
-pub fn clip(n: usize, dtype: DType) -> Case {
+pub(crate) fn clip(n: usize, dtype: DType) -> Case {
     let name = format!("{}M {}", n >> 20, dtype.name());
     Case::new("clip", name, sizes(&[(dtype, 1, n)]), move |s| {
         let (grads, out, unscale) = (s.normal(dtype, 1, n), s.normal(DType::F32, 1, 2), s.numbers(&[1.0]));
@@ -307,7 +327,7 @@ pub fn clip(n: usize, dtype: DType) -> Case {
 
 /// What weights and moments are kept in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keeping {
+pub(crate) enum Keeping {
     /// f32 weights, f32 moments, f32 gradients.
     F32,
     /// Weights of 16 bits beside f32 master values, f32 moments and gradients.
@@ -320,7 +340,7 @@ pub enum Keeping {
 
 impl Keeping {
     /// All of them.
-    pub const ALL: [Self; 5] =
+    pub(crate) const ALL: [Self; 5] =
         [Self::F32, Self::Master(DType::BF16), Self::Master(DType::F16), Self::Remainder, Self::Bf16];
 
     fn name(self) -> String {
@@ -375,7 +395,7 @@ fn ones(s: &mut Stand, dtype: DType, n: usize) -> Tensor {
 }
 
 /// One AdamW update of `n` parameters.
-pub fn adamw(n: usize, keeping: Keeping) -> Case {
+pub(crate) fn adamw(n: usize, keeping: Keeping) -> Case {
     let moments = keeping.dtypes()[1];
     let work = Work::Bytes(keeping.moved(n) + (4 * moments.size() * n) as u64);
     Case::new("adamw", format!("{}M {}", n >> 20, keeping.name()), work, move |s| {
@@ -406,7 +426,8 @@ fn adafactor(n: usize, keeping: Keeping) -> Case {
         let how = Adafactor { lr: 1e-4, most: 0.999, decay: 0.1, step: 10, key: 1 };
         let (numbers, clip) = (s.numbers(&how.numbers()), s.numbers(&[1.0, 1.0]));
         let scratch = s.normal(DType::F32, 1, factor_scratch(side, side));
-        let (state, grads) = (FactorState { weights: square(weights), master, second, first: 0 }, square(grads));
+        let (state, grads) =
+            (FactorState { weights: square(weights), master, second, first: 0 }, square(grads));
         Box::new(move |device| device.adafactor(&state, grads, clip, numbers, false, scratch))
     })
 }

@@ -1,10 +1,11 @@
-//! What the benches share: memory of random numbers on a device, and the table of ops with their shapes.
+//! What the benches share: memory of random numbers on a device, the table of ops with their shapes, whole steps.
 
-pub mod cases;
+pub(crate) mod cases;
+pub(crate) mod whole;
 
 use flanrt::arena::Arena;
 use flanrt::cuda::Cuda;
-use flanrt::ops::{Device, Memory};
+use flanrt::ops::Device;
 use flanrt::rng::Rng;
 use flanrt::tensor::{DType, Tensor};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ const PATTERN: usize = 1 << 20;
 const PIECE: usize = 1 << 22;
 
 /// A device, and how long its work takes.
-pub enum Bench {
+pub(crate) enum Bench {
     /// By the host's clock: ops return when they are done.
     Host(Box<dyn Device>),
     /// By the GPU's.
@@ -24,7 +25,7 @@ pub enum Bench {
 
 impl Bench {
     /// The device.
-    pub fn device(&self) -> &dyn Device {
+    pub(crate) fn device(&self) -> &dyn Device {
         match self {
             Self::Host(device) => device.as_ref(),
             Self::Gpu(device) => device,
@@ -32,7 +33,7 @@ impl Bench {
     }
 
     /// How long `work` takes on the device.
-    pub fn time(&self, mut work: impl FnMut()) -> Duration {
+    pub(crate) fn time(&self, mut work: impl FnMut()) -> Duration {
         match self {
             Self::Host(_) => {
                 let start = Instant::now();
@@ -44,7 +45,7 @@ impl Bench {
     }
 
     /// Bytes that operands must have, in all, so that a launch does not find its own in a cache. 0: no matter.
-    pub fn cold_bytes(&self) -> usize {
+    pub(crate) fn cold_bytes(&self) -> usize {
         match self {
             Self::Host(_) => 0,
             Self::Gpu(device) => 2 * device.cache_bytes().unwrap_or_else(|e| panic!("{e}")),
@@ -53,7 +54,7 @@ impl Bench {
 }
 
 /// Memory on a device, freed with it.
-pub struct Stand<'a> {
+pub(crate) struct Stand<'a> {
     device: &'a dyn Device,
     arenas: Vec<Arena>,
     pattern: Vec<f32>,
@@ -61,27 +62,28 @@ pub struct Stand<'a> {
 
 impl<'a> Stand<'a> {
     /// No memory yet.
-    pub fn new(device: &'a dyn Device) -> Self {
+    pub(crate) fn new(device: &'a dyn Device) -> Self {
         let rng = Rng::new(1, 1);
         let pattern = (0..PATTERN as u64).map(|i| (rng.uniform(i) as f32 - 0.5) / 4.0).collect();
         Self { device, arenas: Vec::new(), pattern }
     }
 
     /// The device.
-    pub fn device(&self) -> &'a dyn Device {
+    pub(crate) fn device(&self) -> &'a dyn Device {
         self.device
     }
 
     /// Bytes in use.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.arenas.iter().map(Arena::used).sum()
     }
 
     /// `pattern`, repeated: bytes of `dtype`.
     fn fill(&mut self, dtype: DType, rows: usize, cols: usize, pattern: &[u8]) -> Tensor {
-        let (arena, x) = Arena::carve(self.device, |a| a.take("x", dtype, rows, cols))
-            .unwrap_or_else(|e| panic!("{e}"));
-        let piece: Vec<u8> = pattern.iter().copied().cycle().take(PIECE.min(x.len()) * dtype.size()).collect();
+        let (arena, x) =
+            Arena::carve(self.device, |a| a.take("x", dtype, rows, cols)).unwrap_or_else(|e| panic!("{e}"));
+        let piece: Vec<u8> =
+            pattern.iter().copied().cycle().take(PIECE.min(x.len()) * dtype.size()).collect();
         let flat = x.reshape(1, x.len());
         for start in (0..x.len()).step_by(PIECE) {
             let part = flat.slice_cols(start..x.len().min(start + PIECE));
@@ -92,7 +94,7 @@ impl<'a> Stand<'a> {
     }
 
     /// Random numbers of size `1 / 8`, other ones in every tensor.
-    pub fn normal(&mut self, dtype: DType, rows: usize, cols: usize) -> Tensor {
+    pub(crate) fn normal(&mut self, dtype: DType, rows: usize, cols: usize) -> Tensor {
         let turn = self.arenas.len() * 7919 % PATTERN;
         let values = self.pattern[turn..].iter().chain(&self.pattern[..turn]);
         let values = values.take(rows * cols);
@@ -106,17 +108,17 @@ impl<'a> Stand<'a> {
     }
 
     /// `value` everywhere, in bytes.
-    pub fn constant(&mut self, dtype: DType, rows: usize, cols: usize, value: &[u8]) -> Tensor {
+    pub(crate) fn constant(&mut self, dtype: DType, rows: usize, cols: usize, value: &[u8]) -> Tensor {
         self.fill(dtype, rows, cols, value)
     }
 
     /// A row of f32.
-    pub fn numbers(&mut self, values: &[f32]) -> Tensor {
+    pub(crate) fn numbers(&mut self, values: &[f32]) -> Tensor {
         self.fill(DType::F32, 1, values.len(), bytemuck::cast_slice(values))
     }
 
     /// A row of indices.
-    pub fn index(&mut self, n: usize, value: impl Fn(usize) -> u32) -> Tensor {
+    pub(crate) fn index(&mut self, n: usize, value: impl Fn(usize) -> u32) -> Tensor {
         let values: Vec<u32> = (0..n).map(value).collect();
         let (arena, x) =
             Arena::carve(self.device, |a| a.take("x", DType::U32, 1, n)).unwrap_or_else(|e| panic!("{e}"));
@@ -127,7 +129,7 @@ impl<'a> Stand<'a> {
 }
 
 /// A case, ready to run: operands in as many copies as it takes to find none of them in a cache.
-pub struct Ready<'a> {
+pub(crate) struct Ready<'a> {
     stand: Stand<'a>,
     runs: Vec<cases::Run>,
     next: usize,
@@ -135,7 +137,7 @@ pub struct Ready<'a> {
 
 impl<'a> Ready<'a> {
     /// Makes the operands on `bench`.
-    pub fn new(bench: &'a Bench, case: &cases::Case) -> Self {
+    pub(crate) fn new(bench: &'a Bench, case: &cases::Case) -> Self {
         let mut stand = Stand::new(bench.device());
         let mut runs = vec![(case.make)(&mut stand)];
         let copies = bench.cold_bytes().div_ceil(stand.bytes().max(1)).clamp(1, 64);
@@ -144,7 +146,7 @@ impl<'a> Ready<'a> {
     }
 
     /// Runs it `n` times, taking turns with the copies.
-    pub fn run(&mut self, n: u64) {
+    pub(crate) fn run(&mut self, n: u64) {
         for _ in 0..n {
             self.runs[self.next](self.stand.device());
             self.next = (self.next + 1) % self.runs.len();
@@ -152,7 +154,7 @@ impl<'a> Ready<'a> {
     }
 
     /// Copies of the operands.
-    pub fn copies(&self) -> usize {
+    pub(crate) fn copies(&self) -> usize {
         self.runs.len()
     }
 }

@@ -130,8 +130,11 @@ impl Machine {
             );
         }
         let function = self.function(case.kernel);
-        let maps: Vec<_> =
-            case.maps.iter().map(|map| map.encode(if map.of_output { out.0 } else { input.0 })).collect();
+        let maps: Vec<_> = case
+            .maps
+            .iter()
+            .map(|map| map.encode(if map.of_output { out.0 } else { input.0 } + crate::hopper::HEAD_BYTES))
+            .collect();
         let mut places: Vec<*mut c_void> =
             [&out.0, &input.0].map(|addr| std::ptr::from_ref(addr).cast_mut().cast()).to_vec();
         places.extend(maps.iter().map(|map| std::ptr::from_ref(map).cast_mut().cast::<c_void>()));

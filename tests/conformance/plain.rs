@@ -34,11 +34,6 @@ impl Half {
             Self::F16 => f16::from_bits(bits).to_f32(),
         }
     }
-
-    /// A register of two values, the first in the lower half.
-    pub(crate) fn pack(self, first: f32, second: f32) -> u32 {
-        u32::from(self.bits(first)) | u32::from(self.bits(second)) << 16
-    }
 }
 
 /// Uniform 32-bit numbers.

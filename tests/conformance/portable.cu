@@ -112,7 +112,7 @@ FLANRT_KERNEL(80, conform_named_barriers, 128, (u32* out, const u32* in)) {
 
 // Two blocks; the first writes 32 words and raises a flag, the second waits for it and copies them. in: the words, the flag's
 // value. out: the words, the flag, 31 words untouched, the copy.
-FLANRT_KERNEL(80, conform_acquire_release, 32, (u32* out, const u32* in)) {
+FLANRT_KERNEL_ORDERED(80, conform_acquire_release, 32, (u32* out, const u32* in)) {
     const int lane = threadIdx.x;
     if (blockIdx.x == 0) {
         out[lane] = in[lane];
