@@ -12,7 +12,7 @@ constexpr u32 NO_TARGET = 0xffffffffu;  // as in src/ops/loss.rs
 constexpr u32 NOWHERE = 0xffffffffu;
 constexpr int GROUP = 64;  // columns of a statistic: those of one warp
 
-// exp(x) for x <= 0; a result near 1 has an error of about 1e-7, a smaller one less.
+// exp(x) for x <= 0. Near 1 the error is about 1e-7; relative to smaller results it grows, in absolute terms it does not.
 DEVICE float exp_below(float x) { return ptx::exp2_approx(x * 1.4426950408889634f); }
 
 // Reductions over blocks of 256 threads, once a kernel.
@@ -211,7 +211,8 @@ DEVICE Partition of_logits(const float* logits, int v) {
 }
 
 // One block a row: its loss, and logits becomes scale * (probability - one at the target).
-FLANRT_KERNEL(80, cross_entropy_plain, 256, (float* logits, float* loss, const u32* targets, const float* scale, int first, int v)) {
+FLANRT_KERNEL(80, cross_entropy_plain, 256,
+              (float* logits, float* loss, const u32* targets, const float* scale, int first, int v)) {
     const i64 row = blockIdx.x;
     const u32 target = targets[first + row];
     logits += row * v;
@@ -229,7 +230,8 @@ FLANRT_KERNEL(80, cross_entropy_plain, 256, (float* logits, float* loss, const u
 
 // One block an ask, of which those about rows `start` to `start + count` are answered: the ones with logits [count, v].
 FLANRT_KERNEL(80, logprob_plain, 256,
-              (float* logprob, u32* best, const float* logits, const u32* rows, const u32* targets, int start, int count, int v)) {
+              (float* logprob, u32* best, const float* logits, const u32* rows, const u32* targets, int start, int count,
+               int v)) {
     const i64 ask = blockIdx.x;
     const u32 row = rows[ask] - start;
     if (row >= static_cast<u32>(count)) return;

@@ -58,8 +58,8 @@ template <class T> struct Epilogue {
     }
 };
 #define OUTPUTS(T) \
-    T *y, float *y_f32, i64 y_stride, const T *bias, const float *bias_f32, const T *plus, const float *plus_f32, i64 plus_stride, \
-        int activation
+    T *y, float *y_f32, i64 y_stride, const T *bias, const float *bias_f32, const T *plus, const float *plus_f32, \
+        i64 plus_stride, int activation
 #define EPILOGUE {y, y_f32, y_stride, bias, bias_f32, plus, plus_f32, plus_stride, activation}
 
 // Grid [tiles, parts of k]: part p sums `k_part` inner elements and, where there is more than one, writes [m, n] f32 number p
@@ -175,9 +175,9 @@ struct PlainFeed {
 // y [m, n]; element (i, p) of a at `i * a_row + p * a_inner`, (p, j) of b at `p * b_inner + j * b_column`: one of the two is 1.
 // Tiles of 64 x 64, 4 x 4 elements a thread, each one chain of fused multiply-adds with ascending inner index.
 FLANRT_KERNEL_MIN(80, matmul_plain, 256, 2,
-              (u16* y, int y_dtype, i64 y_stride, const u16* bias, int bias_dtype, const u16* plus, int plus_dtype, i64 plus_stride,
-               int activation, const u16* a, int a_dtype, i64 a_row, i64 a_inner, const u16* b, int b_dtype, i64 b_inner,
-               i64 b_column, int m, int n, int k)) {
+              (u16* y, int y_dtype, i64 y_stride, const u16* bias, int bias_dtype, const u16* plus, int plus_dtype,
+               i64 plus_stride, int activation, const u16* a, int a_dtype, i64 a_row, i64 a_inner, const u16* b, int b_dtype,
+               i64 b_inner, i64 b_column, int m, int n, int k)) {
     constexpr int PITCH = 64 + 4, SLAB = 16 * PITCH;  // four more spread the rows over banks and keep them 16-byte aligned
     FLANRT_SHARED(float, slabs, 2 * 2 * SLAB);
     const TileAt tile(blockIdx.x, ceil_div(m, 64), ceil_div(n, 64));
@@ -202,7 +202,8 @@ FLANRT_KERNEL_MIN(80, matmul_plain, 256, 2,
         if (k0 + 16 < k) feed_a.load(next_a, k0 + 16), feed_b.load(next_b, k0 + 16);
 #pragma unroll
         for (int p = 0; p < 16; p++) {
-            float4 x = *reinterpret_cast<float4*>(slab + p * PITCH + r), w = *reinterpret_cast<float4*>(slab + SLAB + p * PITCH + c);
+            const float4 x = *reinterpret_cast<float4*>(slab + p * PITCH + r);
+            const float4 w = *reinterpret_cast<float4*>(slab + SLAB + p * PITCH + c);
             float xs[4] = {x.x, x.y, x.z, x.w}, ws[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
             for (int i = 0; i < 4; i++)

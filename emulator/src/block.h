@@ -137,7 +137,6 @@ struct Block {
     void** params = nullptr;
     std::string error;
     Stats stats;
-    bool one_after_another = true;  // the grid's blocks run in order
 
     std::vector<Fiber> threads;
     std::vector<Warp> warps;

@@ -384,7 +384,7 @@ void atomic_end(const void* p, uint64_t old, bool changed) {
 
 uint32_t load_acquire(const uint32_t* p) {
     EMU_ENTER();
-    if (!block->one_after_another)
+    if (!block->kernel->ordered)
         fail("load_acquire in a kernel that is not FLANRT_KERNEL_ORDERED: its blocks run in any order here");
     if constexpr (CHECKING) check::atomic(p, 4, false, current().caller);
     const uint32_t v = __atomic_load_n(p, __ATOMIC_ACQUIRE);

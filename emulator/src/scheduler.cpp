@@ -482,7 +482,6 @@ static void work_on(Grid& g) {
     catch_faults();
     b.kernel = g.kernel;
     b.params = g.params;
-    b.one_after_another = g.in_order;
     place.block_dim = g.dim;
     place.grid_dim = g.grid;
     const int count = int(g.dim.x * g.dim.y * g.dim.z);

@@ -101,11 +101,11 @@ impl Rates {
 
     fn line(&self) -> String {
         let (tflops, side, dtype) = self.product;
-        format!(
-            "copies {:.0} GB/s, multiplies {tflops:.2} TFLOP/s ({} {side}x{side})",
-            self.copy,
-            dtype.name()
-        )
+        let product = match tflops < 1.0 {
+            true => format!("{:.1} GFLOP/s", tflops * 1e3),
+            false => format!("{tflops:.0} TFLOP/s"),
+        };
+        format!("copies {:.1} GB/s, multiplies {product} ({} {side}x{side})", self.copy, dtype.name())
     }
 }
 

@@ -1,9 +1,9 @@
-//! Token embedding. The backward pass cuts by columns: each task adds all tokens in order, so no two tasks share a row.
+//! Token embedding. The backward pass cuts by columns: each task adds the rows of all tokens in order, a token's in f32.
 
-use super::rows::{indices, shape, slice_mut, store, view, with_buffers};
+use super::rows::{indices, load, shape, store, view, with_buffers};
 use super::{Cpu, rows_for, simd};
 use crate::ops::embed::Embed;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 impl Embed for Cpu {
     fn embed_fwd(&self, x: Tensor, table: Tensor, tokens: Tensor) {
@@ -18,16 +18,19 @@ impl Embed for Cpu {
         });
     }
 
-    fn embed_bwd(&self, dtable: Tensor, dx: Tensor, tokens: Tensor, _: Tensor) {
+    fn embed_bwd(&self, dtable: Tensor, dx: Tensor, tokens: Tensor, order: Tensor) {
         shape!(dx, tokens.cols(), dtable.cols());
-        assert_eq!(dtable.dtype(), DType::F32);
-        let tokens = indices(tokens);
+        shape!(order, 1, tokens.cols());
+        let (tokens, order) = (indices(tokens), indices(order));
+        let token = |row: u32| tokens[row as usize] as usize;
         self.blocks(dtable.cols(), 64, |c| {
-            with_buffers([c.len()], |[line]| {
-                for (i, &token) in tokens.iter().enumerate() {
-                    // SAFETY: tasks own disjoint columns of `dtable`.
-                    let sum = unsafe { slice_mut::<f32>(dtable, token as usize, c.start, c.len()) };
-                    simd::add(sum, view(line, dx, i, c.start, c.len()));
+            with_buffers([c.len(); 2], |[sum, line]| {
+                for rows in order.chunk_by(|&a, &b| token(a) == token(b)) {
+                    load(sum, dtable, token(rows[0]), c.start);
+                    for &r in rows {
+                        simd::add(sum, view(line, dx, r as usize, c.start, c.len()));
+                    }
+                    store(dtable, token(rows[0]), c.start, sum);
                 }
             });
         });

@@ -54,10 +54,11 @@ vectorized! {
         let n = x.len();
         let (dx, dw, dy, w) = (&mut dx[..n], &mut dw[..n], &dy[..n], &w[..n]);
         let along = reduce([dy, w, x], |[dy, w, x], s| (dy * w).mul_add((x - mean) * rstd, s)) / n as f32;
-        let level = reduce([dy, w], |[dy, w], s| dy.mul_add(w, s)) / n as f32;
+        let level = reduce([dy, w], |[dy, w], s| s + dy * w) / n as f32;
         for i in 0..n {
             let xhat = (x[i] - mean) * rstd;
-            dx[i] += rstd * (-xhat).mul_add(along, dy[i].mul_add(w[i], -level));
+            // Not fused: the products of a row that is all alike must cancel, whatever rstd is.
+            dx[i] += rstd * (-xhat).mul_add(along, dy[i] * w[i] - level);
             dw[i] = dy[i].mul_add(xhat, dw[i]);
         }
     }

@@ -136,7 +136,8 @@ const CUBIC: f32 = 0.044_715;
 /// `x / 2 (1 + tanh(u))` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`, which is `x / (1 + e^(-2 u))`.
 #[inline(always)]
 pub(super) fn gelu(x: f32) -> f32 {
-    x / (1.0 + exp(-TWICE_ROOT * x * (x * x).mul_add(CUBIC, 1.0)))
+    // `exp` of 89 is infinite, of infinity it is not.
+    x / (1.0 + exp((-TWICE_ROOT * x * (x * x).mul_add(CUBIC, 1.0)).min(89.0)))
 }
 
 /// The derivative of `gelu`, `s + x s (1 - s) 2 du/dx` with `s = 1 / (1 + e^(-2 u))`.

@@ -90,7 +90,7 @@ fn part(form: Form, (m, n, k): (usize, usize, usize), workspace: usize) -> usize
 
 /// Whether tensor cores can read it: units of 16 bytes.
 pub(super) fn in_units(x: Tensor) -> bool {
-    x.addr() % 16 == 0 && x.stride() % 8 == 0
+    x.addr().is_multiple_of(16) && x.stride().is_multiple_of(8)
 }
 
 /// Whether the tensor-core kernels take these dtypes and places.
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(part(Form::TN, (211, 173, 300), MIB64), 300);
         assert_eq!(part(Form::TN, (4096, 4096, 32768), MIB64), 32768);
         let divided = part(Form::TN, (768, 768, 32768), MIB64);
-        assert!(divided % 64 == 0 && (5..=7).contains(&32768usize.div_ceil(divided)), "{divided}");
+        assert!(divided.is_multiple_of(64) && (5..=7).contains(&32768usize.div_ceil(divided)), "{divided}");
         for k in (1..9000).step_by(37) {
             let part = part(Form::TN, (100, 60, k), MIB64);
             assert!(k.div_ceil(part) * 100 * 60 * 4 <= MIB64 && (k.div_ceil(part) - 1) * part < k);

@@ -118,8 +118,8 @@ impl Cuda {
 
     /// The stream, for work that cannot be part of a recording.
     fn transfers(&self) -> &Stream {
-        assert!(!self.core.stream.records(), "work that is replayed has neither transfers nor memory");
         self.core.context.bind();
+        assert!(!self.core.stream.records(), "work that is replayed has neither transfers nor memory");
         &self.core.stream
     }
 }

@@ -161,7 +161,8 @@ struct Factored {
 
 /// The moments.
 enum Held {
-    AdamW { m: Params, v: Params },
+    /// First and second.
+    AdamW(Box<[Params; 2]>),
     Adafactor(Vec<Factored>),
 }
 
@@ -192,7 +193,7 @@ impl States {
         let held = match method.optimizer {
             Optimizer::AdamW => {
                 let mut moments = || Params::carve(config, arena, "moments", method.moments());
-                Held::AdamW { m: moments(), v: moments() }
+                Held::AdamW(Box::new([moments(), moments()]))
             }
             Optimizer::Adafactor => {
                 let mut factors = Vec::new();
@@ -229,7 +230,8 @@ impl States {
         device.clip(self.clip, grads.all, max_norm, row(2).slice_cols(0..1), self.scratch);
         let decayed = grads.decayed.cols();
         match &self.held {
-            Held::AdamW { m, v } => {
+            Held::AdamW(moments) => {
+                let [m, v] = &**moments;
                 for (range, numbers) in [(0..decayed, row(0)), (decayed..grads.all.cols(), row(1))] {
                     let part = |x: &Params| x.all.slice_cols(range.clone());
                     let (weights, master) = (part(&self.weights), self.master(part));
@@ -327,7 +329,8 @@ impl States {
             n
         };
         match &self.held {
-            Held::AdamW { m, v } => {
+            Held::AdamW(moments) => {
+                let [m, v] = &**moments;
                 let of =
                     |params: &Params, prefix| params.named(config).into_iter().map(move |n| under(prefix, n));
                 of(m, "m").chain(of(v, "v")).collect()

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod cuda;
+mod doctor;
 mod score;
 mod support;
 mod train;

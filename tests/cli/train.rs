@@ -243,9 +243,10 @@ fn every_method_resumes_to_the_bit_and_remainders_are_masters() {
     if small_run(&place).is_none() {
         return;
     }
-    let methods: [(&str, &str, &[&str]); 5] = [
+    let methods: [(&str, &str, &[&str]); 6] = [
         ("f32", "bf16", &["master=f32"]),
         ("remainder", "bf16", &["master=remainder"]),
+        ("storage", "bf16", &["master=remainder", "gradients=storage"]),
         ("bf16", "bf16", &["master=none", "moments=bf16"]),
         ("factored", "f32", &["optimizer=adafactor", "relative_lr=true", "lr=0.02"]),
         ("factored16", "bf16", &["optimizer=adafactor", "master=none"]),

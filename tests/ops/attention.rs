@@ -226,7 +226,9 @@ pub(crate) fn check(s: &Stand, dtype: DType, case: Case) -> Vec<Tensor> {
     let products = ARITH_SCORES + s.rounding(dtype);
     s.close("o", products, o, || reference.forward().0);
     s.close("lse", ARITH_SCORES, lse, || reference.forward().1);
-    s.close("dq, dk, dv", products, grad, || reference.backward(&s.get(do_), &s.get(o), &s.get(lse)));
+    // The terms of these sums cancel: they are larger than the sums, and so are their errors.
+    let cancelled = ARITH_SCORES + 2.0 * s.rounding(dtype);
+    s.close("dq, dk, dv", cancelled, grad, || reference.backward(&s.get(do_), &s.get(o), &s.get(lse)));
     vec![o, lse, grad]
 }
 

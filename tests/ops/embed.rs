@@ -23,7 +23,8 @@ pub(crate) fn case(s: &Stand, lay: Lay, dtype: DType, t: usize, d: usize, v: usi
         assert_eq!(xs[i * d..][..d], tables[token as usize * d..][..d], "token {i}");
     }
     let dx = s.normal(lay, dtype, t, d, 1.0);
-    let dtable = s.normal(Dense, DType::F32, v, d, 1.0);
+    // Gradients are f32, or stored as the weights are.
+    let dtable = s.normal(Dense, if lay == Dense { DType::F32 } else { dtype }, v, d, 1.0);
     let mut want = s.get(dtable);
     s.device.embed_bwd(dtable, dx, index, s.index(&order(&tokens)));
     s.close("embed_bwd", ARITH, dtable, || {

@@ -229,7 +229,7 @@ impl<'a> Stand<'a> {
     /// `got` is `want` within `arith` (see [`ARITH`]) and one rounding to the storage dtype.
     pub(crate) fn close(&self, what: &str, arith: f64, got: Tensor, want: impl FnOnce() -> Vec<f64>) {
         if self.compares {
-            close(what, got.dtype(), arith, &self.get(got), &want());
+            close(&format!("{what} on {}", self.device.name()), got.dtype(), arith, &self.get(got), &want());
         }
     }
 

@@ -154,11 +154,10 @@ pub(crate) fn layer_case(
 #[test]
 fn layer_norm_and_its_gradient() {
     for dtype in DTYPES {
-        for shape in [(0, 5), (1, 1), (1, 123), (31, 33), (130, 8), (200, 64), (2, 700)] {
-            if shape.1 > 1 {
-                everywhere("layer_norm", |s| layer_case(s, Dense, (dtype, DType::F32), shape, Into::Fresh));
-                everywhere("layer_norm", |s| layer_case(s, Strided, (dtype, dtype), shape, Into::OverDy));
-            }
+        // Of one column there is only what rounding leaves, times 1 / sqrt(eps).
+        for shape in [(0, 5), (1, 123), (31, 33), (130, 8), (200, 64), (2, 700)] {
+            everywhere("layer_norm", |s| layer_case(s, Dense, (dtype, DType::F32), shape, Into::Fresh));
+            everywhere("layer_norm", |s| layer_case(s, Strided, (dtype, dtype), shape, Into::OverDy));
             everywhere("layer_norm", |s| layer_case(s, Dense, (dtype, dtype), shape, Into::FreshPlus));
             everywhere("layer_norm", |s| layer_case(s, Strided, (dtype, DType::F32), shape, Into::OverPlus));
         }

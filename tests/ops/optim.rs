@@ -1,12 +1,13 @@
 //! Gradient clipping, AdamW, Adafactor, and the forms in which weights and moments are kept.
 
-use crate::harness::{ARITH, DTYPES, Dense, Stand, everywhere, kinds};
+use crate::harness::{ARITH, DTYPES, Dense, Stand, everywhere};
 use flanrt::ops::optim::{
     AdamState, Chance, FactorState, Master, NUMBERS, Second, clip_scratch, factor_scratch, join, random,
     split, stochastic,
 };
 use flanrt::ops::{Adafactor, AdamW};
 use flanrt::tensor::{DType, Tensor};
+use std::cell::RefCell;
 
 const SIZES: [usize; 6] = [0, 1, 31, 123, 16_384, 70_001];
 const KEY: u64 = 0xfedc_ba98_7654_3210;
@@ -122,13 +123,6 @@ fn check_rounding(s: &Stand, weights: Tensor, master: Master) {
     assert!(s.bits(weights) == want, "weights are the rounded master");
 }
 
-fn beside(master: Master) -> Option<Tensor> {
-    match master {
-        Master::Plain(x) | Master::Remainder(x) => Some(x),
-        Master::Weights | Master::Stochastic => None,
-    }
-}
-
 /// A parameter group in f32 values: what the formulas say, in f64.
 struct Group {
     w: Vec<f64>,
@@ -182,12 +176,12 @@ pub(crate) fn steps(s: &Stand, kept: Kept, grads: DType, n: usize) -> Vec<Tensor
     }
     s.close("m", ARITH, m, || group.m);
     s.close("v", ARITH, v, || group.v);
-    [weights, m, v].into_iter().chain(beside(master)).collect()
+    [weights, m, v].into_iter().chain(master.beside()).collect()
 }
 
 #[test]
 fn adamw_follows_the_formula() {
-    for n in SIZES {
+    for n in [0, 1, 31, 4099] {
         for kept in KINDS {
             for grads in [DType::F32, kept.dtype()] {
                 everywhere("adamw", |s| steps(s, kept, grads, n));
@@ -200,30 +194,30 @@ fn adamw_follows_the_formula() {
 #[test]
 fn adamw_is_the_same_bits_on_every_device() {
     for (kept, moments) in KINDS.into_iter().flat_map(|kept| [DType::F32, DType::BF16].map(|m| (kept, m))) {
-        let mut want: Option<Vec<Vec<u8>>> = None;
-        for kind in kinds() {
-            let _turn = kind.turn();
-            let s = Stand::new(kind.devices[0].as_ref(), true);
+        let first: RefCell<Option<Vec<Vec<u8>>>> = RefCell::default();
+        everywhere("adamw", |s| {
             let n = 5003;
-            let (weights, master) = kept.make(&s, 1, n, &s.normals(n, 1.0));
+            let (weights, master) = kept.make(s, 1, n, &s.normals(n, 1.0));
             let [m, v] = [0, 1].map(|_| s.put(Dense, moments, 1, n, &vec![0.0; n]));
             let clip = s.put(Dense, DType::F32, 1, 2, &[1.0, 0.37]);
             for step in 1..=3 {
                 let grads = s.normal(Dense, kept.dtype(), 1, n, 0.1);
                 let state = AdamState { weights, master, m, v, first: FIRST };
-                s.device.adamw(&state, grads, clip, row(&s, adamw(step).numbers()));
+                s.device.adamw(&state, grads, clip, row(s, adamw(step).numbers()));
             }
-            let bits: Vec<_> = [weights, m, v].into_iter().chain(beside(master)).map(|x| s.bits(x)).collect();
-            let want = want.get_or_insert_with(|| bits.clone());
-            assert!(*want == bits, "{kept:?} {moments:?} on {}", kind.devices[0].name());
-        }
+            let out: Vec<_> = [weights, m, v].into_iter().chain(master.beside()).collect();
+            let bits: Vec<_> = out.iter().map(|&x| s.bits(x)).collect();
+            let mut first = first.borrow_mut();
+            assert!(*first.get_or_insert_with(|| bits.clone()) == bits, "{kept:?} {moments:?}");
+            out
+        });
     }
 }
 
 #[test]
 fn remainders_are_an_f32_master_bit_for_bit() {
     everywhere("remainder", |s| {
-        let n = 70_001;
+        let n = 20_001;
         // Values around ties and limits among the others: the update of a weight at rest keeps them.
         let mut start = s.normals(n, 1.0);
         for (x, low) in start.iter_mut().zip((0x7ff0..0x8010u32).cycle()).step_by(3) {
@@ -318,7 +312,7 @@ impl Reference {
 }
 
 const SHAPES: [(usize, usize); 8] =
-    [(1, 1), (1, 33), (1, 3001), (2, 1), (7, 5), (33, 129), (300, 513), (130, 2048)];
+    [(1, 1), (1, 33), (1, 3001), (2, 1), (7, 5), (33, 129), (260, 513), (130, 264)];
 
 fn adafactor(step: u64, relative: bool) -> Adafactor {
     let lr = if relative { 0.02 } else { 0.01 };
@@ -388,7 +382,7 @@ pub(crate) fn factored_steps(
         }
         Second::Full(v) => s.close("v", ARITH, v, || want.cols),
     }
-    [vec![weights], moments(second), beside(master).into_iter().collect()].concat()
+    [vec![weights], moments(second), master.beside().into_iter().collect()].concat()
 }
 
 #[test]
@@ -448,7 +442,7 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
             values[n - 3] = bad;
             let grads = s.put(Dense, DType::F32, 1, n, &values);
             let all =
-                [vec![weights, m, v], self::moments(second), beside(master).into_iter().collect()].concat();
+                [vec![weights, m, v], self::moments(second), master.beside().into_iter().collect()].concat();
             let before: Vec<_> = all.iter().map(|&x| s.bits(x)).collect();
             let clip = clip(s, grads, 1.0, 1.0);
             assert!(s.get(clip)[1].is_nan());
