@@ -129,6 +129,13 @@ template <class T, int TEAM, int C> struct Team {
     }
 };
 
+// Leaves the chunks as they are without the compiler knowing, as `zero` is computed: it would keep the unpacked values of the
+// first pass for the second, which takes more registers than there are.
+template <int C> DEVICE void hide(uint4 (&raw)[C], u32 zero) {
+#pragma unroll
+    for (int c = 0; c < C; c++) raw[c].x ^= zero, raw[c].y ^= zero, raw[c].z ^= zero, raw[c].w ^= zero;
+}
+
 // ---- forward ----
 
 template <class T, int TEAM, int C, int U, bool LAYER> DEVICE void forward_held(const Forward<T>& p, bool even, float* part, uint4* stages) {
@@ -136,6 +143,7 @@ template <class T, int TEAM, int C, int U, bool LAYER> DEVICE void forward_held(
     const Team<T, TEAM, C> team(p.n, even, stages);
     const u32 vectors = p.rows * p.groups;
     const float inverse_n = 1.0f / p.n;
+    const u32 zero = static_cast<u32>(p.rows) >> 31;
     uint4 xs[U][C], ws[C], bs[C];
     float sum[U] = {}, mean[U] = {};
 #pragma unroll
@@ -179,6 +187,7 @@ template <class T, int TEAM, int C, int U, bool LAYER> DEVICE void forward_held(
     for (int u = 0; u < U; u++) {
         const u32 v = (blockIdx.x * U + u) * TEAMS + team.index, row = v / p.groups, group = v - row * p.groups;
         const float rstd = rsqrtf(fmaf(sum[u], inverse_n, p.eps));
+        hide(xs[u], zero);
         if (v < vectors && team.lane == 0) {
             p.rstd[row * p.rstd_stride + group] = rstd;
             if constexpr (LAYER) p.mean[row * p.mean_stride + group] = mean[u];
@@ -276,15 +285,8 @@ DEVICE void finish(float (&dx)[V], float (&dw)[V], float (&db)[V], const float (
     }
 }
 
-// Leaves the chunks as they are without the compiler knowing, as `zero` is computed: it would keep the unpacked values of the
-// first pass for the second, which takes more registers than there are.
-template <int C> DEVICE void hide(uint4 (&raw)[C], u32 zero) {
-#pragma unroll
-    for (int c = 0; c < C; c++) raw[c].x ^= zero, raw[c].y ^= zero, raw[c].z ^= zero, raw[c].w ^= zero;
-}
-
 template <class T, int TEAM, int C, int U, bool LAYER>
-DEVICE void backward_held(const Backward<T>& p, bool even, float* part, uint4* stages) {
+DEVICE void backward_held(const Backward<T>& p, bool even, float* part, uint4* stages, uint4* weights) {
     constexpr int V = LANES<T>, TEAMS = THREADS / TEAM, K = LAYER ? 2 : 1;
     const Team<T, TEAM, C> team(p.n, even, stages);
     const u32 first = blockIdx.x * p.chunk * p.groups;
@@ -292,6 +294,12 @@ DEVICE void backward_held(const Backward<T>& p, bool even, float* part, uint4* s
     const float inverse_n = 1.0f / p.n;
     const u32 zero = static_cast<u32>(p.rows) >> 31;
     float dw[C][V] = {}, db[C][V] = {};
+    // Weights in shared memory, for all teams: held in registers, they would cost the second block of a multiprocessor.
+    using Bits = typename Team<T, TEAM, C>::Bits;
+    for (int i = threadIdx.x; i < TEAM * C * V; i += THREADS) {
+        reinterpret_cast<Bits*>(weights)[i] = i < p.n ? reinterpret_cast<const Bits*>(p.w)[i] : 0;
+    }
+    __syncthreads();
     // All threads of a block take as many turns: their sums meet.
     int turn = 0;
     for (u32 base = first; base < end; base += TEAMS * U, turn ^= 1) {
@@ -307,9 +315,6 @@ DEVICE void backward_held(const Backward<T>& p, bool even, float* part, uint4* s
             team.load(dys[u], p.dy + row * p.dy_stride + offset, v < end);
             team.load(pluses[u], p.plus + row * p.plus_stride + offset, v < end && p.plus);
         }
-        // The weights come from the cache every time: held, they would cost the registers of a second block.
-        uint4 ws[C];
-        team.load(ws, p.w, true);
 #pragma unroll
         for (int u = 0; u < U; u++) {
 #pragma unroll
@@ -319,7 +324,7 @@ DEVICE void backward_held(const Backward<T>& p, bool even, float* part, uint4* s
                 float x[V], dy[V], w[V];
                 unpack<T>(x, xs[u][c]);
                 unpack<T>(dy, dys[u][c]);
-                unpack<T>(w, ws[c]);
+                unpack<T>(w, weights[c * TEAM + team.lane]);
                 add_terms<V, K>(sum[u], dy, x, w, mean[u], rstd[u]);
             }
 #pragma unroll
@@ -338,7 +343,7 @@ DEVICE void backward_held(const Backward<T>& p, bool even, float* part, uint4* s
                 float x[V], dy[V], w[V], dx[V];
                 unpack<T>(x, xs[u][c]);
                 unpack<T>(dy, dys[u][c]);
-                unpack<T>(w, ws[c]);
+                unpack<T>(w, weights[c * TEAM + team.lane]);
                 unpack<T>(dx, pluses[u][c]);
                 // Absent vectors and elements past the end have dy = 0 and add nothing.
                 finish<V, K>(dx, dw[c], db[c], dy, x, w, mean[u], rstd[u], sum[u]);
@@ -440,10 +445,10 @@ template <class T, int TEAM, int C, int U, bool LAYER> DEVICE void forward(const
         forward_loop<T, LAYER, false>(p, part);
     }
 }
-template <class T, int TEAM, int C, int U, bool LAYER> DEVICE void backward(const Backward<T>& p, float* part, uint4* stages) {
+template <class T, int TEAM, int C, int U, bool LAYER> DEVICE void backward(const Backward<T>& p, float* part, uint4* stages, uint4* weights) {
     const bool even = is_even(p);
     if constexpr (C > 0) {
-        backward_held<T, TEAM, C, U, LAYER>(p, even, part, stages);
+        backward_held<T, TEAM, C, U, LAYER>(p, even, part, stages, weights);
     } else if (even) {
         backward_loop<T, LAYER, true>(p, part);
     } else {
@@ -466,8 +471,9 @@ template <class T, int TEAM, int C, int U, bool LAYER> DEVICE void backward(cons
                    const T* __restrict__ w, const float* __restrict__ rstd, i64 rstd_stride, const T* plus, i64 plus_stride, int rows, \
                    int groups, int n, int chunk)) { \
         SHARED(C) \
+        FLANRT_SHARED(uint4, weights, C ? TEAM * C : 1); \
         backward<T, TEAM, C, U, false>({dx, dx_stride, dw, nullptr, dy, dy_stride, x, x_stride, w, nullptr, 0, rstd, rstd_stride, plus, \
-                                        plus_stride, rows, groups, n, chunk}, part, stages); \
+                                        plus_stride, rows, groups, n, chunk}, part, stages, weights); \
     }
 #define LAYER(tile, TEAM, C, U, FWD, BWD, suffix, T) \
     FLANRT_KERNEL_MIN(80, layer_norm_fwd_##tile##_##suffix, THREADS, FWD, \
@@ -481,15 +487,16 @@ template <class T, int TEAM, int C, int U, bool LAYER> DEVICE void backward(cons
                    const T* __restrict__ x, i64 x_stride, const T* __restrict__ w, const float* __restrict__ mean, i64 mean_stride, \
                    const float* __restrict__ rstd, i64 rstd_stride, const T* plus, i64 plus_stride, int rows, int n, int chunk)) { \
         SHARED(C) \
+        FLANRT_SHARED(uint4, weights, C ? TEAM * C : 1); \
         backward<T, TEAM, C, U, true>({dx, dx_stride, dw, db, dy, dy_stride, x, x_stride, w, mean, mean_stride, rstd, rstd_stride, plus, \
-                                       plus_stride, rows, 1, n, chunk}, part, stages); \
+                                       plus_stride, rows, 1, n, chunk}, part, stages, weights); \
     }
 
 // The two numbers before the dtype: blocks that share a multiprocessor, forward and backward.
 #define NORMS(suffix, T) \
-    RMS(half, 16, 1, 4, 3, 2, suffix, T) \
-    RMS(warp, 32, 4, 1, 4, 2, suffix, T) \
-    RMS(block, 256, 4, 1, 4, 2, suffix, T) \
+    RMS(half, 16, 1, 4, 2, 2, suffix, T) \
+    RMS(warp, 32, 4, 1, 3, 2, suffix, T) \
+    RMS(block, 256, 4, 1, 3, 2, suffix, T) \
     RMS(loop, 256, 0, 1, 4, 2, suffix, T) \
     LAYER(warp, 32, 4, 1, 2, 1, suffix, T) \
     LAYER(block, 256, 2, 1, 4, 2, suffix, T) \
