@@ -305,6 +305,12 @@ impl Stream {
         check(unsafe { sys::cuStreamSynchronize(self.0) }, "waiting for the GPU")
     }
 
+    /// Has all its later work wait for `event`.
+    pub(super) fn after(&self, event: &Event) -> Result<()> {
+        // SAFETY: live handles of one context.
+        check(unsafe { sys::cuStreamWaitEvent(self.0, event.0, 0) }, "ordering the GPU's work")
+    }
+
     /// Whether its work is being recorded.
     pub(super) fn records(&self) -> bool {
         let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;

@@ -75,17 +75,15 @@ impl Cuda {
     /// recording it the second, from the recording ever after.
     pub(super) fn replay_work(&self, key: &[u64], work: &mut dyn FnMut()) {
         let core = &*self.core;
+        core.context.bind();
+        self.keep(core.ahead.lock().unwrap().mark(&core.stream));
         // The lock is not held while `work` runs.
         let known = core.graphs.lock().unwrap().take(key);
         let exec = match known {
             Known::Off | Known::New => return work(),
-            Known::Seen => {
-                core.context.bind();
-                core.stream.record(work)
-            }
+            Known::Seen => core.stream.record(work),
             Known::Recorded(exec) => Ok(exec),
         };
-        core.context.bind();
         self.keep(exec.and_then(|exec| {
             let started = core.stream.start(&exec);
             core.graphs.lock().unwrap().put_back(key, exec);

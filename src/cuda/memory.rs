@@ -1,4 +1,4 @@
-//! Memory of the GPU: one allocation an arena, transfers in the order of the work.
+//! Memory of the GPU: one allocation an arena; transfers in the order of the work, but for batches written ahead.
 
 use super::driver::check;
 use super::transfer::Download;
@@ -43,6 +43,7 @@ impl Memory for Cuda {
             Kind::Memory => too_large(bytes as u64, Some(free as u64)),
             _ => e,
         })?;
+        self.core.ahead.lock().unwrap().unmark();
         let core = self.core.clone();
         let block = Block::new(addr as usize, move |addr| {
             // Recordings hold addresses.
@@ -60,6 +61,12 @@ impl Memory for Cuda {
         assert!(dst.is_dense() && dst.bytes() == src.len(), "{} bytes into {dst:?}", src.len());
         let stream = self.transfers();
         self.keep(self.core.staging.lock().unwrap().write(stream, dst.addr() as u64, src));
+    }
+
+    fn write_ahead(&self, dst: Tensor, src: &[u8]) {
+        assert!(dst.is_dense() && dst.bytes() == src.len(), "{} bytes into {dst:?}", src.len());
+        let stream = self.transfers();
+        self.keep(self.core.ahead.lock().unwrap().write(stream, dst.addr() as u64, src));
     }
 
     fn read(&self, dst: &mut [u8], src: Tensor) {

@@ -1,8 +1,8 @@
 //! The CUDA backend: every op of the contract on one GPU.
 //!
 //! All work of a device is one stream, in the order it was asked for: kernels, copies and recorded work alike, so that no
-//! op waits for another and nothing has to be ordered by hand. The host runs ahead and waits only in `read` and
-//! `Fetch::wait`. What the GPU or its driver refuses before that is kept and comes out there, as a thrown error of kind
+//! op waits for another and nothing has to be ordered by hand; only `write_ahead` has one of its own. The host runs ahead
+//! and waits only in `read` and `Fetch::wait`. What the GPU or its driver refuses before that is kept and comes out there, as a thrown error of kind
 //! `Device`.
 //!
 //! The kernels are in `kernels/*.cu`; `launch` has their table. Each op family is one file here, one in `ops` and one there.
@@ -36,7 +36,7 @@ use driver::{Context, Module, Stream, check};
 use graph::Graphs;
 use launch::Functions;
 use std::sync::{Arc, Mutex};
-use transfer::{Pool, Staging};
+use transfer::{Ahead, Pool, Staging};
 
 /// Bytes of scratch that ops have in common.
 const WORKSPACE: usize = 64 << 20;
@@ -59,6 +59,7 @@ struct Core {
     wait_always: bool,
     graphs: Mutex<Graphs>,
     staging: Mutex<Staging>,
+    ahead: Mutex<Ahead>,
     pool: Pool,
     stream: Stream,
     gpu: Gpu,
@@ -81,7 +82,7 @@ impl Cuda {
         let modules = load_images(&gpu)?;
         let functions = Functions::load(&modules, gpu.capability)?;
         let stream = Stream::new()?;
-        let staging = Staging::new()?;
+        let (staging, ahead) = (Staging::new()?, Ahead::new()?);
         let workspace = allocate(WORKSPACE)?;
         let set = |name: &str, to: &str| std::env::var(name).is_ok_and(|v| v == to);
         let wait_always = set("FLANRT_CUDA_SYNC", "1");
@@ -93,6 +94,7 @@ impl Cuda {
             wait_always,
             graphs: Mutex::new(Graphs::new(!wait_always && !set("FLANRT_CUDA_GRAPHS", "0"))),
             staging: Mutex::new(staging),
+            ahead: Mutex::new(ahead),
             pool: Pool::new(),
             stream,
             gpu,

@@ -11,6 +11,9 @@ use std::sync::Mutex;
 /// Bytes of a slot: a transfer this long runs at full speed, and the host fills the next one meanwhile.
 const SLOT: usize = 16 << 20;
 
+/// The same where batches go through, a few numbers a token.
+const AHEAD_SLOT: usize = 4 << 20;
+
 /// Page-locked memory with the event after the last copy that uses it.
 struct Slot {
     memory: Pinned,
@@ -53,7 +56,16 @@ unsafe fn down(stream: &Stream, dst: *mut u8, src: u64, bytes: usize) -> Result<
 
 impl Staging {
     pub(super) fn new() -> Result<Self> {
-        Ok(Self { slots: [Slot::new(SLOT)?, Slot::new(SLOT)?], current: 0, used: 0 })
+        Self::of(SLOT)
+    }
+
+    fn of(slot: usize) -> Result<Self> {
+        Ok(Self { slots: [Slot::new(slot)?, Slot::new(slot)?], current: 0, used: 0 })
+    }
+
+    /// Bytes of a slot.
+    fn slot(&self) -> usize {
+        self.slots[0].memory.len()
     }
 
     /// Leaves the slot in use to its copies and takes the other, once its own are done.
@@ -68,16 +80,16 @@ impl Staging {
     pub(super) fn write(&mut self, stream: &Stream, dst: u64, src: &[u8]) -> Result<()> {
         let mut done = 0;
         while done < src.len() {
-            if self.used == SLOT {
+            if self.used == self.slot() {
                 self.turn(stream)?;
             }
-            let n = (src.len() - done).min(SLOT - self.used);
+            let n = (src.len() - done).min(self.slot() - self.used);
             let memory = &mut self.slots[self.current].memory;
             memory.bytes_mut()[self.used..][..n].copy_from_slice(&src[done..][..n]);
             // SAFETY: these bytes of the slot are not handed out again before `turn` has waited for the copy.
             unsafe { up(stream, dst + done as u64, memory.addr().add(self.used), n)? };
             done += n;
-            self.used = (self.used + n.next_multiple_of(64)).min(SLOT);
+            self.used = (self.used + n.next_multiple_of(64)).min(self.slot());
         }
         Ok(())
     }
@@ -90,17 +102,64 @@ impl Staging {
             part.copy_from_slice(&slots[slot].memory.bytes()[..part.len()]);
             Ok(())
         };
-        for (i, part) in dst.chunks_mut(SLOT).enumerate() {
+        let whole = self.slot();
+        for (i, part) in dst.chunks_mut(whole).enumerate() {
             self.turn(stream)?;
             let slot = &self.slots[self.current];
             // SAFETY: `turn` has waited for the slot, and it is read after its event only.
-            unsafe { down(stream, slot.memory.addr(), src + (i * SLOT) as u64, part.len())? };
+            unsafe { down(stream, slot.memory.addr(), src + (i * whole) as u64, part.len())? };
             slot.done.record(stream)?;
             if let Some(before) = before.replace((self.current, part)) {
                 empty(&self.slots, before)?;
             }
         }
         before.map_or(Ok(()), |last| empty(&self.slots, last))
+    }
+}
+
+/// Writes that run beside the work that does not touch their destination: the next batch travels while this one is
+/// computed.
+pub(super) struct Ahead {
+    stream: Stream,
+    staging: Staging,
+    /// Work before this point may still touch a destination.
+    boundary: Event,
+    marked: bool,
+    arrived: Event,
+}
+
+impl Ahead {
+    pub(super) fn new() -> Result<Self> {
+        let [boundary, arrived] = [Event::new(false)?, Event::new(false)?];
+        Ok(Self {
+            stream: Stream::new()?,
+            staging: Staging::of(AHEAD_SLOT)?,
+            boundary,
+            marked: false,
+            arrived,
+        })
+    }
+
+    /// Moves the boundary to the end of all work so far.
+    pub(super) fn mark(&mut self, work: &Stream) -> Result<()> {
+        self.marked = true;
+        self.boundary.record(work)
+    }
+
+    /// The next write waits for all work before it: new memory is still being cleared.
+    pub(super) fn unmark(&mut self) {
+        self.marked = false;
+    }
+
+    /// Enqueues `dst = src` after the work before the boundary, and before what comes next.
+    pub(super) fn write(&mut self, work: &Stream, dst: u64, src: &[u8]) -> Result<()> {
+        if !self.marked {
+            self.mark(work)?;
+        }
+        self.stream.after(&self.boundary)?;
+        self.staging.write(&self.stream, dst, src)?;
+        self.arrived.record(&self.stream)?;
+        work.after(&self.arrived)
     }
 }
 
