@@ -57,7 +57,7 @@ fn operand(gpu: &Gpu, n: usize, half: bool, seed: u32) -> (Vec<f32>, u64) {
 fn f16_bits(x: f32) -> u16 {
     let bits = x.to_bits();
     let sign = (bits >> 16 & 0x8000) as u16;
-    if x == 0.0 { sign } else { sign | ((bits & 0x7fff_ffff) - (112 << 23) >> 13) as u16 }
+    if x == 0.0 { sign } else { sign | (((bits & 0x7fff_ffff) - (112 << 23)) >> 13) as u16 }
 }
 
 fn element(half: bool) -> Element {
