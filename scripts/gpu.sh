@@ -7,12 +7,12 @@
 # The second half runs: doctor, the conformance of single instructions, every op against f64 with small and with real shapes,
 # whole models beside the CPU, compute-sanitizer where it is there, and times beside PyTorch with a short table last. It ends at the
 # first result that is wrong (exit code 1); a tool that is missing is skipped with a line. Results go to $OUT, or target/gpu/out:
-# result.json with all times, and the conformance dump, which belongs into tests/fixtures.
+# result.json with all times, the conformance dump, which belongs into tests/fixtures, and a log of every step.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PARTS=target/gpu
-MOST_MIB=64
+MOST_MIB=56
 SECONDS_IN_ALL=540
 
 say() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
@@ -60,25 +60,36 @@ build() {
     say "$PARTS has $size MiB; take it to the GPU with scripts/ and run scripts/gpu.sh"
 }
 
-# right LIMIT COMMAND...: runs a check; anything but success ends the script.
+# logged LIMIT COMMAND...: runs it for at most LIMIT seconds; what it prints goes to $STEP and to the log of all steps.
+logged() {
+    local code=0
+    timeout "$@" >"$STEP" 2>&1 || code=$?
+    { echo "== ${*:2}" && cat "$STEP"; } >>"$OUT/log.txt"
+    return "$code"
+}
+
+# right LIMIT COMMAND...: runs a check and shows what it came to; anything but success ends the script.
 right() {
-    local limit=$1 code=0
-    shift
-    timeout "$limit" "$@" || code=$?
-    ((code != 124)) || fail "not done after $limit s: $*"
-    ((code == 0)) || fail "exit code $code: $*"
+    local code=0
+    logged "$@" || code=$?
+    if ((code)); then
+        tail -40 "$STEP"
+        ((code != 124)) || fail "not done after $1 s: ${*:2}"
+        fail "exit code $code: ${*:2}"
+    fi
+    grep -E '^test result|cases ran' "$STEP" || cat "$STEP"
 }
 
 # sanitized TOOL: a few ops on small shapes under compute-sanitizer.
 sanitized() {
     local code=0
-    FLANRT_CUDA_GRAPHS=0 timeout 40 compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 5 \
-        "$PARTS/test-ops" --test-threads=1 --skip vectors --skip attention --skip loss >"$OUT/$1.log" 2>&1 || code=$?
+    local command=(compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 5 "$PARTS/test-ops" --test-threads=1)
+    FLANRT_CUDA_GRAPHS=0 logged 40 "${command[@]}" --skip vectors --skip attention --skip loss || code=$?
     case $code in
         0) echo "$1: nothing found" ;;
         124) echo "$1: nothing found in 40 s, then ended" ;;
-        9) tail -40 "$OUT/$1.log" && fail "$1 found something" ;;
-        *) echo "$1 does not work here (exit code $code): $(tail -1 "$OUT/$1.log")" ;;
+        9) tail -40 "$STEP" && fail "$1 found something" ;;
+        *) echo "$1 does not work here (exit code $code): $(tail -1 "$STEP")" ;;
     esac
 }
 
@@ -86,6 +97,9 @@ check_and_measure() {
     [[ -x $PARTS/flanrt ]] || fail "$PARTS/flanrt is not here: run 'scripts/gpu.sh build' where cargo is and bring $PARTS along"
     export FLANRT_REQUIRE_GPU=1 OUT=${OUT:-$PARTS/out}
     mkdir -p "$OUT"
+    rm -f "$OUT/log.txt"
+    STEP=$(mktemp)
+    trap 'rm -f "$STEP"' EXIT
     say "doctor"
     right 60 "$PARTS/flanrt" doctor
     say "conformance of single instructions"
