@@ -265,6 +265,25 @@ pub(crate) fn rows(model: &Model, dtype: DType) -> Vec<Case> {
                 Box::new(move |device| device.swiglu_bwd(dgate_up, dy, gate_up))
             })
         }),
+        case("layer_norm_fwd", &[x, x], {
+            Box::new(move |s| {
+                let ([x, y], w) = ([0; 2].map(|_| s.normal(dtype, t, d)), s.normal(dtype, 1, d));
+                let [mean, rstd] = [0; 2].map(|_| s.normal(wide, t, 1));
+                Box::new(move |device| device.layer_norm_fwd(y, mean, rstd, x, w, Some(w), 1e-5))
+            })
+        }),
+        case("gelu_fwd", &[(dtype, t, f), (dtype, t, f)], {
+            Box::new(move |s| {
+                let [x, y] = [0; 2].map(|_| s.normal(dtype, t, f));
+                Box::new(move |device| device.gelu_fwd(y, x))
+            })
+        }),
+        case("gelu_bwd", &[(dtype, t, f), (dtype, t, f), (dtype, t, f)], {
+            Box::new(move |s| {
+                let [x, dy, dx] = [0; 3].map(|_| s.normal(dtype, t, f));
+                Box::new(move |device| device.gelu_bwd(dx, dy, x))
+            })
+        }),
         case("embed_fwd", &[x, x], {
             Box::new(move |s| {
                 let (x, table, tokens) = (s.normal(dtype, t, d), s.normal(dtype, v, d), s.index(t, token));

@@ -146,6 +146,7 @@ template <int N, class T, bool A_MN, bool B_MN> DEVICE void multiply_shared(u32*
     const u32 a = ptx::smem_u32(tile), b = a + 8192;
     float d[N / 2];
     for (int i = 0; i < N / 2; i++) d[i] = 1e9f;
+    ptx::wgmma_registers(d);
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < 4; k++) {
@@ -155,6 +156,7 @@ template <int N, class T, bool A_MN, bool B_MN> DEVICE void multiply_shared(u32*
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
+    ptx::wgmma_registers(d);
     for (int i = 0; i < N / 2; i++) out[threadIdx.x * (N / 2) + i] = __float_as_uint(d[i]);
 #endif
 }
@@ -171,6 +173,7 @@ template <int N, class T, bool B_MN> DEVICE void multiply_registers(u32* out, co
     const u32 b = ptx::smem_u32(tile);
     float d[N / 2];
     for (int i = 0; i < N / 2; i++) d[i] = 1e9f;
+    ptx::wgmma_registers(d);
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < 4; k++) {
@@ -179,6 +182,7 @@ template <int N, class T, bool B_MN> DEVICE void multiply_registers(u32* out, co
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
+    ptx::wgmma_registers(d);
     for (int i = 0; i < N / 2; i++) out[threadIdx.x * (N / 2) + i] = __float_as_uint(d[i]);
 #endif
 }

@@ -87,6 +87,28 @@ fn the_emulator_agrees_with_plain_arithmetic_and_with_gpus() {
     }
 }
 
+/// Names of the functions that `kernels/ptx.cuh` defines.
+fn wrappers() -> Vec<String> {
+    let header = std::fs::read_to_string(here().join("../../kernels/ptx.cuh")).expect("ptx.cuh");
+    let name = |line: &str| {
+        let declared = line.split_once("DEVICE ")?.1.split('(').next()?;
+        let name = declared.split('<').next()?.split_whitespace().last()?;
+        Some(name.to_string())
+    };
+    header.lines().filter(|line| !line.trim_start().starts_with("//")).filter_map(name).collect()
+}
+
+#[test]
+fn every_wrapper_is_called() {
+    let read = |stem| std::fs::read_to_string(here().join(stem).with_extension("cu")).expect("a source");
+    let sources = SOURCES.map(read).concat();
+    let wrappers = wrappers();
+    assert!(wrappers.len() > 30 && wrappers.contains(&"wgmma_ss".to_string()), "{wrappers:?}");
+    for name in wrappers {
+        assert!(sources.contains(&format!("ptx::{name}")), "no kernel here calls ptx::{name}");
+    }
+}
+
 #[test]
 fn dumps_survive_a_file() {
     let mut dump = Dump::default();

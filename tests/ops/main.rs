@@ -15,5 +15,6 @@ mod matmul;
 mod memory;
 mod norm;
 mod optim;
+mod real_shapes;
 mod rope;
 mod vectors;
