@@ -82,7 +82,7 @@ fn scores_are_those_of_the_cpu_for_any_batch_size() {
     for (dtype, tolerance) in [("f32", 1e-4), ("bf16", 0.3)] {
         let (cpu, cuda) = (score("cpu", dtype, &[]), score("cuda", dtype, &[]));
         let (cpu, gpu) = (logprobs(&cpu), logprobs(&cuda));
-        assert!(cpu.len() == gpu.len() && cpu.len() > 15, "{} and {}", cpu.len(), gpu.len());
+        assert!(cpu.len() == gpu.len() && cpu.len() >= 15, "{} and {}", cpu.len(), gpu.len());
         for (c, g) in cpu.iter().zip(&gpu) {
             assert!((c - g).abs() < tolerance, "{dtype}: {g} on the GPU, {c} on the CPU");
         }
