@@ -16,8 +16,12 @@ use std::sync::OnceLock;
 
 /// Instructions that a file's machine code must have, by the beginning of its name. Tensor cores, matrix loads and
 /// asynchronous copies are what these files are for; without one of them the code is right and slow.
-const OPCODES: [(&str, &[&str]); 2] =
-    [("matmul", &["HMMA", "LDSM", "LDGSTS"]), ("attention", &["HMMA", "LDSM", "LDGSTS"])];
+const OPCODES: [(&str, &[&str]); 4] = [
+    ("matmul", &["HMMA", "LDSM", "LDGSTS"]),
+    ("loss", &["HMMA", "LDSM", "LDGSTS"]),
+    ("attention_fwd", &["HMMA", "LDSM", "LDGSTS"]),
+    ("attention_bwd", &["HMMA", "LDSM", "LDGSTS"]),
+];
 
 /// The same for the files of compute capability 9.0: asynchronous tensor cores and tensor copies.
 const HOPPER_OPCODES: &[&str] = &["HGMMA", "UTMALDG"];
