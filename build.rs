@@ -70,7 +70,7 @@ fn kernels(release: bool) -> Result<(), String> {
             );
         }
         let images = nvcc::sources(&folder).into_iter().map(|source| (nvcc::stem(&source), None)).collect();
-        return embed(&out, images, &[], 0);
+        return embed(&out, images, &[], None);
     };
     let toolkit = nvcc.release().0;
     // target/PROFILE/build/flanrt-HASH/out
@@ -87,7 +87,7 @@ fn kernels(release: bool) -> Result<(), String> {
         let image = (!objects.is_empty()).then(|| compiler.image(&source, &objects)).transpose()?;
         images.push((nvcc::stem(&source), image));
     }
-    embed(&out, images, &chosen, toolkit)
+    embed(&out, images, &chosen, Some(toolkit))
 }
 
 /// The targets that `FLANRT_CUDA_ARCHS` names, or all.
@@ -107,7 +107,7 @@ fn embed(
     out: &Path,
     images: Vec<(String, Option<PathBuf>)>,
     chosen: &[&str],
-    toolkit: u32,
+    toolkit: Option<u32>,
 ) -> Result<(), String> {
     let names: Vec<_> =
         chosen.iter().map(|c| if *c == "ptx" { "ptx".into() } else { format!("sm_{c}") }).collect();
@@ -127,7 +127,7 @@ fn embed(
         "/// What the kernels were compiled for; empty in a build without them.\npub const ARCHS: &[&str] = &{names:?};\n"
     );
     code += &format!(
-        "/// Major release of the toolkit that compiled them: the driver must know it. 0: none.\npub(super) const TOOLKIT: u32 = {toolkit};\n"
+        "/// Major release of the toolkit that compiled them: the driver must know it.\npub(super) const TOOLKIT: Option<u32> = {toolkit:?};\n"
     );
     let path = out.join("cuda_images.rs");
     // Left alone where nothing changed: then nothing is compiled again.

@@ -149,7 +149,7 @@ fn usable(started: sys::CUresult) -> Result<()> {
             .fix("restart the machine after a driver update"));
     }
     let found = driver_version().unwrap_or(0);
-    let floor = OLDEST_DRIVER.max(super::images::TOOLKIT * 1000);
+    let floor = super::images::TOOLKIT.map_or(OLDEST_DRIVER, |toolkit| OLDEST_DRIVER.max(toolkit * 1000));
     if found < floor {
         let shown = |v: u32| version(v / 10, 100);
         let message =
@@ -219,10 +219,8 @@ impl Context {
         let device = handle(index)?;
         let mut raw = null_mut();
         // SAFETY: a device of this driver; released once, in `drop`.
-        check(
-            unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, device) },
-            &format!("starting on GPU {index}"),
-        )?;
+        let code = unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, device) };
+        check(code, &format!("starting on GPU {index}"))?;
         let context = Self { raw, device };
         context.bind();
         Ok(context)
