@@ -26,9 +26,12 @@ const OPCODES: [(&str, &[&str]); 4] = [
 /// The same for the files of compute capability 9.0: asynchronous tensor cores and tensor copies.
 const HOPPER_OPCODES: &[&str] = &["HGMMA", "UTMALDG"];
 
+/// The compiler, and what it made of every file.
+type Compiled = (Compiler, Vec<(PathBuf, Vec<Object>)>);
+
 /// All objects by file, or `None` where there is no nvcc.
-fn all() -> Option<&'static (Compiler, Vec<(PathBuf, Vec<Object>)>)> {
-    static ALL: OnceLock<Option<(Compiler, Vec<(PathBuf, Vec<Object>)>)>> = OnceLock::new();
+fn all() -> Option<&'static Compiled> {
+    static ALL: OnceLock<Option<Compiled>> = OnceLock::new();
     ALL.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let Some(nvcc) = Nvcc::find(root).unwrap() else {

@@ -209,7 +209,10 @@ mod tests {
     fn partials_fit_the_workspace() {
         for rows in [1, 63, 64, 65, 16384, 16385, 100_000, 3_000_000] {
             let each = rows_a_partial(rows);
-            assert!(each >= ROWS && each.is_multiple_of(ROWS) && rows.div_ceil(each) <= PARTIALS, "{rows}: {each}");
+            assert!(
+                each >= ROWS && each.is_multiple_of(ROWS) && rows.div_ceil(each) <= PARTIALS,
+                "{rows}: {each}"
+            );
             assert!(rows.div_ceil(each) * COLUMNS * 4 <= super::super::WORKSPACE);
         }
         assert_eq!((rows_a_partial(16384), rows_a_partial(16385)), (64, 128));

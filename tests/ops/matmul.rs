@@ -151,7 +151,7 @@ fn a_part_of_a_product_is_the_same_alone() {
                 s.fill(nan, &vec![f64::NAN; nan.len()]);
                 let y = s.blank(Dense, dtype, m, n);
                 s.device.matmul(y, a, b, form, Epilogue::NONE);
-                for (rows, cols) in ranges.iter().cloned() {
+                for (rows, cols) in ranges {
                     let part = s.blank(Strided, dtype, rows.len(), cols.len());
                     let (a, b) = (rows_of_a(rows.clone()), cols_of_b(cols.clone()));
                     s.device.matmul(part, a, b, form, Epilogue::NONE);
