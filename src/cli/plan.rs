@@ -84,13 +84,15 @@ pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
         return super::print(&table.to_string());
     }
     let mut out = format!(
-        "{}  {}  {} parameters  {}  micro-batch {} tokens  recompute {}\n\n",
+        "{}  {}  {} parameters  {}  micro-batch {} tokens  recompute {}  master {}  gradients {}\n\n",
         p.name,
         p.config.architecture,
         millions(parameters),
         p.dtype().name(),
         sizes.tokens,
-        format!("{:?}", sizes.train.expect("training")).to_lowercase()
+        format!("{:?}", sizes.train.expect("training")).to_lowercase(),
+        format!("{:?}", s.train.method().master).to_lowercase(),
+        format!("{:?}", s.train.method().gradients).to_lowercase()
     );
     let mut row = |name: &str, bytes: u64| out += &format!("{name:<18} {:>12}\n", human_bytes(bytes));
     for entry in arena.entries() {

@@ -12,7 +12,7 @@ use crate::progress::Progress;
 use crate::rng::Rng;
 use crate::tensor::DType;
 use crate::text::Tokenizer;
-use crate::train::{Auto, Trainer};
+use crate::train::{Auto, Gradients, Trainer};
 use crate::weights::{self, Source};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -156,64 +156,66 @@ impl Prepared {
         Sizes { tokens, asks: tokens, chunk, train: Some(recompute), profile }
     }
 
-    /// Decides what was left to the device: the dtype that suits it, and the micro-batch that keeps it busy with as little
-    /// computed again as its free memory allows; where that is not enough, a smaller micro-batch.
+    /// Decides what was left to the device: the dtype that suits it, how the states of 16-bit weights are stored, and the
+    /// micro-batch that keeps it busy with as little computed again as its free memory allows. Where that is not enough,
+    /// gradients of 16 bits, then a smaller micro-batch.
     pub(super) fn fit(&mut self, device: &dyn Device) -> Result<()> {
         let (profile, name) = (device.profile(), device.name());
-        let s = self.settings();
-        if s.model.dtype == Auto::Auto {
-            let dtype = profile.dtype.name().into();
-            self.resolved.decide("model.dtype", toml::Value::String(dtype), &name)?;
+        if self.settings().model.dtype == Auto::Auto {
+            self.decide("model.dtype", profile.dtype.name(), &name)?;
         }
-        self.fit_states(profile, &name)?;
-        let s = self.settings();
-        let (micro_batch, recompute) = (s.train.micro_batch, s.train.recompute);
-        if micro_batch != Auto::Auto && recompute != Auto::Auto {
-            return Ok(());
+        let dtype = self.dtype();
+        if self.settings().train.master == Auto::Auto {
+            let compact = dtype == DType::BF16 && profile.dtype == DType::BF16;
+            self.decide("train.master", if compact { "remainder" } else { "f32" }, &name)?;
         }
+        let (micro_batch, recompute, gradients) = {
+            let t = &self.settings().train;
+            (t.micro_batch, t.recompute, t.gradients)
+        };
+        let policies: &[Recompute] = match &recompute {
+            Auto::Fixed(policy) => std::slice::from_ref(policy),
+            Auto::Auto => &[Recompute::None, Recompute::Lean, Recompute::Ffn, Recompute::Block],
+        };
+        let stores: &[Gradients] = match &gradients {
+            Auto::Fixed(store) => std::slice::from_ref(store),
+            // Sums of micro-batches are exact enough in f32; in 16 bits they lose what is small.
+            Auto::Auto if dtype == DType::F32 => &[Gradients::F32],
+            Auto::Auto => &[Gradients::F32, Gradients::Storage],
+        };
         // What lies beside the arena: token buffers, the threads' blocks, the driver's own.
         let free = device.free().map_or(u64::MAX, |free| free - free / 16);
-        let method = s.train.method();
-        let fits = |tokens: usize, recompute: Recompute| {
+        let fits = |tokens: usize, recompute: Recompute, gradients: Gradients| {
+            let method = self.settings().train.method_with(gradients);
             let sizes = self.sizes_of(profile, tokens, recompute);
-            Trainer::measure(&self.config, self.dtype(), sizes, method).used() as u64 <= free
+            Trainer::measure(&self.config, dtype, sizes, method).used() as u64 <= free
         };
-        let policies = [Recompute::None, Recompute::Lean, Recompute::Ffn, Recompute::Block];
         let mut tokens = micro_batch.fixed().unwrap_or(profile.tokens).max(self.seq_len);
-        let chosen = loop {
-            let mut able = policies.into_iter().filter(|p| recompute.fixed().is_none_or(|fixed| fixed == *p));
-            match able.find(|&policy| fits(tokens, policy)) {
-                Some(policy) => break policy,
+        let (store, policy) = loop {
+            let mut ways = stores.iter().flat_map(|&s| policies.iter().map(move |&p| (s, p)));
+            match ways.find(|&(store, policy)| fits(tokens, policy, store)) {
+                Some(way) => break way,
                 None if micro_batch == Auto::Auto && tokens > self.seq_len => {
                     tokens = (tokens / 2).max(self.seq_len);
                 }
                 // Too large however it is cut: allocating says so.
-                None => break recompute.fixed().unwrap_or(Recompute::Block),
+                None => break (stores[stores.len() - 1], policies[policies.len() - 1]),
             }
         };
-        if micro_batch == Auto::Auto {
-            self.resolved.decide("train.micro_batch", toml::Value::Integer(tokens as i64), &name)?;
+        if gradients == Auto::Auto {
+            self.decide("train.gradients", &format!("{store:?}").to_lowercase(), &name)?;
         }
         if recompute == Auto::Auto {
-            let policy = format!("{chosen:?}").to_lowercase();
-            self.resolved.decide("train.recompute", toml::Value::String(policy), &name)?;
+            self.decide("train.recompute", &format!("{policy:?}").to_lowercase(), &name)?;
+        }
+        if micro_batch == Auto::Auto {
+            self.resolved.decide("train.micro_batch", toml::Value::Integer(tokens as i64), &name)?;
         }
         Ok(())
     }
 
-    /// Decides how master values and gradients of bf16 weights are stored: in 16 bits where the device prefers those.
-    fn fit_states(&mut self, profile: Profile, name: &str) -> Result<()> {
-        let small = self.dtype() == DType::BF16 && profile.dtype == DType::BF16;
-        let train = &self.settings().train;
-        let open = [
-            ("train.master", train.master == Auto::Auto, "remainder"),
-            ("train.gradients", train.gradients == Auto::Auto, "storage"),
-        ];
-        for (key, _, compact) in open.into_iter().filter(|(_, undecided, _)| *undecided) {
-            let value = if small { compact } else { "f32" };
-            self.resolved.decide(key, toml::Value::String(value.into()), name)?;
-        }
-        Ok(())
+    fn decide(&mut self, key: &str, value: &str, device: &str) -> Result<()> {
+        self.resolved.decide(key, toml::Value::String(value.into()), device)
     }
 
     /// Reads and tokenises the data.

@@ -122,12 +122,17 @@ impl Recipe {
 
     /// How weights are updated and what is kept for it, once that is decided.
     pub fn method(&self) -> Method {
+        self.method_with(self.gradients.fixed().expect("decided for the device"))
+    }
+
+    /// The same, with `gradients` stored so.
+    pub fn method_with(&self, gradients: Gradients) -> Method {
         Method {
             optimizer: self.optimizer,
             relative: self.relative_lr,
             master: self.master.fixed().expect("decided for the device"),
             moments: self.moments,
-            gradients: self.gradients.fixed().expect("decided for the device"),
+            gradients,
         }
     }
 
