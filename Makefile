@@ -1,20 +1,30 @@
 # `make check` is what a change must pass; `make weights` makes the embedded model again.
 
-.PHONY: check fmt clippy test docs bench fuzz weights cuda-toolkit
+.PHONY: check fmt clippy test schedules checked docs bench fuzz weights cuda-toolkit
 
-check: fmt clippy test docs
+check: fmt clippy docs test
+	$(MAKE) -j2 schedules checked
 
 fmt:
-	cargo fmt --check
+	cargo fmt --all --check
 
 clippy:
-	cargo clippy --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings
 
 test:
-	cargo test
+	cargo test --workspace
+
+# The ops on the emulated GPU once more: threads and copies in other orders, and with the checker, which finds races, reads of
+# what was never written, and accesses out of bounds.
+schedules:
+	EMU_SEED=1 cargo test --test ops
+	EMU_SEED=2 EMU_REVERSE=1 EMU_EARLY=1 cargo test --test ops
+
+checked:
+	FLANRT_EMULATOR=checked cargo test --test ops
 
 docs:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
 bench:
 	cargo bench
