@@ -1,6 +1,6 @@
 //! Attention over the forest batch.
 
-use crate::harness::{ARITH, DTYPES, Dense, Lay, Stand, Strided, close, derivative, dot, everywhere};
+use crate::harness::{ARITH, Dense, Lay, Stand, Strided, close, derivative, dot, dtypes, everywhere};
 use flanrt::ops::{Batch, Forest, Heads, Segment};
 use flanrt::tensor::{DType, Tensor};
 
@@ -235,7 +235,7 @@ pub(crate) fn check(s: &Stand, dtype: DType, case: Case) -> Vec<Tensor> {
 #[test]
 fn attention_and_its_gradient() {
     for (i, case) in CASES.into_iter().enumerate() {
-        for dtype in DTYPES {
+        for &dtype in dtypes() {
             everywhere(&format!("attention case {i}: {case:?} {dtype:?}"), |s| check(s, dtype, case));
         }
     }
@@ -271,7 +271,7 @@ const HEADS: [((usize, usize, usize), Option<usize>); 4] =
 
 #[test]
 fn a_tree_is_the_same_alone_and_between_others() {
-    for ((heads, window), dtype) in HEADS.into_iter().flat_map(|h| DTYPES.map(|d| (h, d))) {
+    for ((heads, window), dtype) in HEADS.into_iter().flat_map(|h| dtypes().iter().map(move |&d| (h, d))) {
         let case = on(TREE, heads, window, 2.0);
         everywhere("packed", |s| {
             let alone =
@@ -304,7 +304,7 @@ fn a_tree_is_the_same_alone_and_between_others() {
 /// Keys of a cache, with rows of their own, and queries for the last tokens of each path only: the same as the whole at once.
 #[test]
 fn decoding_with_a_cache_is_the_same_op() {
-    for ((heads, window), dtype) in HEADS.into_iter().flat_map(|h| DTYPES.map(|d| (h, d))) {
+    for ((heads, window), dtype) in HEADS.into_iter().flat_map(|h| dtypes().iter().map(move |&d| (h, d))) {
         let case = on(TREE, heads, window, 2.0);
         everywhere("cache", |s| {
             let (query, kv, size) = heads;
@@ -376,7 +376,7 @@ fn a_shared_prefix_is_the_same_unrolled() {
     // Leaves: 90 + 41 + 1, 90 + 41 + 30 and 90 + 70 tokens, as rows of the shared batch.
     let leaves: [Vec<usize>; 3] =
         [(0..132).collect(), (0..131).chain(132..162).collect(), (0..90).chain(162..232).collect()];
-    for ((heads, window), dtype) in HEADS.into_iter().flat_map(|h| DTYPES.map(|d| (h, d))) {
+    for ((heads, window), dtype) in HEADS.into_iter().flat_map(|h| dtypes().iter().map(move |&d| (h, d))) {
         let case = on(SHARED, heads, window, 2.0);
         everywhere("unrolled", |s| {
             let shared = rows_of(s, dtype, case, SHARED, &Vec::from_iter((0..232).map(Some)));

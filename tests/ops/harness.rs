@@ -17,6 +17,11 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 /// The storage dtypes every op takes.
 pub(crate) const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
+/// Those that have code of their own: the checker takes its time, and the kernels for f16 are those for bf16 with another type.
+pub(crate) fn dtypes() -> &'static [DType] {
+    if checked() { &DTYPES[..2] } else { &DTYPES }
+}
+
 /// Errors of f32 arithmetic, relative to an output's size and to the root mean square of all: a chain of 600 random terms
 /// is off by about 2e-6 at worst.
 pub(crate) const ARITH: f64 = 4e-6;
