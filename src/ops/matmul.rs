@@ -44,7 +44,8 @@ impl Epilogue {
 }
 
 /// Dense products, f32 accumulation in ascending order of the inner index (in blocks of fixed size): an element's bits
-/// depend on its row of `a` and column of `b` alone.
+/// depend on its row of `a` and column of `b` alone. `TN` products, the gradients of weights, may be summed in parts
+/// whose number follows from `m`, `n` and `k`, the same for every call of one shape.
 pub trait Matmul {
     /// `y = activation(a . b + bias) + plus`, `y [m, n]`.
     fn matmul(&self, y: Tensor, a: Tensor, b: Tensor, form: Form, epilogue: Epilogue);
