@@ -16,6 +16,8 @@ use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    // Embedded by include_dir, which does not say so to cargo.
+    println!("cargo::rerun-if-changed=tasks");
     let release = env::var("PROFILE").as_deref() == Ok("release");
     if release {
         commit();

@@ -18,6 +18,7 @@ pub mod data;
 pub mod disk;
 pub mod dist;
 pub mod error;
+pub mod flan;
 pub mod jsonl;
 pub mod model;
 pub mod ops;

@@ -10,6 +10,7 @@ mod plan;
 mod prepare;
 mod score;
 pub mod settings;
+mod tasks;
 mod world;
 
 use crate::error::{self, Error, Kind, Result};
@@ -66,6 +67,9 @@ enum Command {
     /// Look at data as a training run reads it
     #[command(subcommand)]
     Data(data::Data),
+    /// Look at the datasets of the FLAN mixture: lists, prompts, checks
+    #[command(subcommand)]
+    Tasks(tasks::Tasks),
     /// Write text and tasks of the embedded micro-world
     #[command(subcommand)]
     World(world::World),
@@ -143,6 +147,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Plan(c) => plan::run(c, global),
         Command::Model(c) => model::run(c, global),
         Command::Data(c) => data::run(c, global),
+        Command::Tasks(c) => tasks::run(c, global),
         Command::World(c) => world::run(c),
         Command::Doctor => doctor::run(global),
         Command::Config => print(settings::DEFAULTS.trim_start()),

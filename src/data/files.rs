@@ -30,6 +30,11 @@ fn extension(path: &Path) -> String {
     inner.rsplit_once('.').map_or(String::new(), |(_, e)| e.to_owned())
 }
 
+/// Whether a file's name says that it holds data.
+pub fn is_known(path: &Path) -> bool {
+    KNOWN.contains(&extension(path).as_str())
+}
+
 fn unknown(path: &Path) -> Error {
     Error::data(format!("{}: unknown kind of data file {:?}", path.display(), extension(path)))
         .fix(format!("rename it to end in .{} (.gz or .zst may follow)", KNOWN.join(", .")))
@@ -63,7 +68,7 @@ pub fn expand(paths: &[String]) -> Result<Vec<PathBuf>> {
             files.push(path.to_owned());
         }
     }
-    match files.iter().find(|f| !KNOWN.contains(&extension(f).as_str())) {
+    match files.iter().find(|f| !is_known(f)) {
         Some(f) => Err(unknown(f)),
         None => Ok(files),
     }
@@ -74,7 +79,7 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(bad)? {
         let path = entry.map_err(bad)?.path();
-        if path.is_file() && KNOWN.contains(&extension(&path).as_str()) {
+        if path.is_file() && is_known(&path) {
             files.push(path);
         }
     }

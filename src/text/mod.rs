@@ -10,6 +10,7 @@ mod train;
 
 pub use chat::ChatTemplate;
 pub use template::Template;
+pub(crate) use template::{environment, explain, object};
 pub use tokenizer::Tokenizer;
 pub use train::train_bpe;
 

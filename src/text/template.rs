@@ -13,7 +13,7 @@ use serde_json::Map;
 use std::io;
 
 /// What both kinds of template need: Python's string and dict methods, plain JSON, no HTML escapes.
-pub(super) fn environment() -> Environment<'static> {
+pub(crate) fn environment() -> Environment<'static> {
     let mut env = Environment::new();
     env.set_unknown_method_callback(unknown_method_callback);
     env.set_auto_escape_callback(|_| AutoEscape::None);
@@ -25,7 +25,7 @@ pub(super) fn environment() -> Environment<'static> {
 }
 
 /// The message of a template error and the causes beneath it, on one line.
-pub(super) fn explain(e: &minijinja::Error) -> String {
+pub(crate) fn explain(e: &minijinja::Error) -> String {
     let mut text = e.to_string();
     let mut cause = std::error::Error::source(e);
     while let Some(c) = cause {
@@ -36,7 +36,7 @@ pub(super) fn explain(e: &minijinja::Error) -> String {
 }
 
 /// A JSON value as the template engine's own; objects keep their order.
-pub(super) fn jinja(value: &serde_json::Value) -> Value {
+pub(crate) fn jinja(value: &serde_json::Value) -> Value {
     use serde_json::Value as Json;
     match value {
         Json::Null => Value::from(()),
@@ -53,7 +53,7 @@ pub(super) fn jinja(value: &serde_json::Value) -> Value {
 }
 
 /// A JSON object as the template engine's own.
-pub(super) fn object(map: &Map<String, serde_json::Value>) -> Value {
+pub(crate) fn object(map: &Map<String, serde_json::Value>) -> Value {
     Value::from_pairs(map.iter().map(|(k, v)| (k, jinja(v))))
 }
 

@@ -1,0 +1,26 @@
+//! The FLAN system: datasets and their templates, what is held out, the mixture, prompts, evaluation.
+//!
+//! ```text
+//! tasks/*.toml -> Catalog; a data folder -> rows -> Row; Row x Template -> Prompt
+//! Catalog x hold-out -> Split; Split -> Mixture -> examples for training; Split -> requests -> scores
+//! ```
+//!
+//! After Wei et al., "Finetuned Language Models are Zero-Shot Learners", ICLR 2022. `docs/tasks.md` says what a dataset's file
+//! holds. Nothing here knows a device.
+
+mod catalog;
+mod filters;
+mod folder;
+mod inspect;
+mod metric;
+mod prompt;
+mod row;
+mod spec;
+
+pub use catalog::{Catalog, Cluster, TaskRef};
+pub use folder::{DataDirs, Found, Part, PartRows, load_part, sample};
+pub use inspect::faults;
+pub use metric::Metric;
+pub use prompt::{Mode, Prompt, Truncate, options_block};
+pub use row::{Dropped, Row};
+pub use spec::{Dataset, Hub, Rows, Slice, TEMPLATES, Task, Template};
