@@ -20,6 +20,7 @@ pub mod dist;
 pub mod error;
 pub mod flan;
 pub mod jsonl;
+pub mod metrics;
 pub mod model;
 pub mod ops;
 pub mod progress;
