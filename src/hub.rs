@@ -85,6 +85,8 @@ pub struct Source {
     pub endpoint: String,
     /// The licences that the data set names.
     pub license: Vec<String>,
+    /// All splits of the configuration, fetched or not.
+    pub splits: Vec<String>,
     /// The files.
     pub files: Vec<SourceFile>,
 }
@@ -231,7 +233,7 @@ impl Hub {
         if self.offline {
             return self.without_net(request, folder, old);
         }
-        disk::ensure_writable_dir(folder)?;
+        disk::ensure_can_write_dir(folder)?;
         Job { hub: self, request, folder, progress, done: 0, total: 0, downloaded: 0 }.run(old)
     }
 
@@ -247,17 +249,15 @@ impl Hub {
         if revision.is_some_and(|r| *r != source.revision && Some(r) != source.requested.as_ref()) {
             return refuse(format!("{} holds revision {}", folder.display(), source.revision));
         }
-        for split in &request.splits {
-            if !source.files.iter().any(|file| file.split == *split) {
-                return refuse(format!("{} does not hold the split {split:?}", folder.display()));
+        let splits = if request.splits.is_empty() { &source.splits } else { &request.splits };
+        for split in splits {
+            let mut files = source.files.iter().filter(|file| file.split == *split);
+            let all = files.clone().count();
+            if all == 0 || !files.all(|file| is_there(folder, file) && shards(&file.name) == Some(all)) {
+                return refuse(format!("{} does not hold all of the split {split:?}", folder.display()));
             }
         }
-        let wanted = |file: &&SourceFile| request.splits.is_empty() || request.splits.contains(&file.split);
-        for file in source.files.iter().filter(wanted) {
-            if !is_there(folder, file) {
-                return refuse(format!("{} is not complete", folder.join(&file.name).display()));
-            }
-        }
+        let wanted = |file: &&SourceFile| splits.contains(&file.split);
         let files = source.files.iter().filter(wanted).map(|file| folder.join(&file.name)).collect();
         Ok(Fetched { files, source, downloaded: 0 })
     }
@@ -300,13 +300,6 @@ impl Hub {
                         return Err(Trouble::bad(url, "redirected to a connection that is not encrypted"));
                     }
                     at = next;
-                }
-                (408 | 429 | 500..=599, _) => {
-                    let wait = header(headers, "retry-after").and_then(|wait| wait.trim().parse().ok());
-                    return Err(Trouble::Again(
-                        format!("HTTP status {status}"),
-                        wait.map(Duration::from_secs),
-                    ));
                 }
                 _ => {
                     if home && status == 200 {
@@ -356,7 +349,8 @@ impl Hub {
                 format!("choose a commit, branch or tag at {page}/tree/main"),
             ),
             404 => (format!("not found: {url}"), format!("check the name at {page}")),
-            _ => (format!("{url}: unexpected HTTP status {status}"), "try again later".into()),
+            429 => (format!("{url}: too many requests"), format!("start again later; {token}")),
+            _ => (format!("cannot fetch {url}"), "start again later to go on from here".into()),
         };
         Error::data(format!("HTTP status {status}: {what}{said}")).fix(fix)
     }
@@ -401,6 +395,14 @@ struct Reply {
     response: Response<Body>,
 }
 
+impl Reply {
+    /// Whether another try may bring more, and after which time the hub says so.
+    fn busy(&self) -> Option<Option<Duration>> {
+        let wait = header(self.response.headers(), "retry-after").and_then(|wait| wait.trim().parse().ok());
+        matches!(self.status, 408 | 429 | 500..=599).then(|| wait.map(Duration::from_secs))
+    }
+}
+
 /// Why a request failed.
 enum Trouble {
     /// Trying again may help, after a time where the hub gave one.
@@ -422,11 +424,15 @@ impl Trouble {
 
     fn of(url: &str, e: ureq::Error) -> Self {
         match e {
+            // What TLS does not like comes in either form.
+            ureq::Error::Io(_) | ureq::Error::Rustls(_) if e.to_string().contains("certificate") => {
+                Self::Final(
+                    Error::data(format!("cannot fetch {url}: {e}")).fix(
+                        "behind a proxy that reads along, set SSL_CERT_FILE to a file with its certificate",
+                    ),
+                )
+            }
             ureq::Error::Io(e) => Self::Again(e.to_string(), None),
-            ureq::Error::Rustls(e) => Self::Final(
-                Error::data(format!("cannot fetch {url}: {e}"))
-                    .fix("behind a proxy that reads along, set SSL_CERT_FILE to a file with its certificate"),
-            ),
             ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl => {
                 Self::bad(url, &e.to_string())
             }
@@ -480,16 +486,18 @@ impl Job<'_> {
             Some(found) => found,
             None => (self.request.config.clone(), self.repository(sha)?),
         };
-        for split in &self.request.splits {
-            if !listed.iter().any(|file| file.split == *split) {
-                let mut there: Vec<&str> = listed.iter().map(|file| file.split.as_str()).collect();
-                there.dedup();
-                return Err(Error::data(format!("{id} has no split {split:?}"))
-                    .fix(format!("it has {}", there.join(", "))));
+        let mut splits: Vec<String> = Vec::new();
+        for file in &listed {
+            if !splits.contains(&file.split) {
+                splits.push(file.split.clone());
             }
         }
-        let splits = &self.request.splits;
-        listed.retain(|file| splits.is_empty() || splits.contains(&file.split));
+        let wanted = &self.request.splits;
+        if let Some(split) = wanted.iter().find(|split| !splits.contains(split)) {
+            return Err(Error::data(format!("{id} has no split {split:?}"))
+                .fix(format!("it has {}", splits.join(", "))));
+        }
+        listed.retain(|file| wanted.is_empty() || wanted.contains(&file.split));
 
         let mut source = Source {
             id: id.clone(),
@@ -498,9 +506,11 @@ impl Job<'_> {
             requested: self.request.revision.clone(),
             endpoint: self.hub.endpoint.clone(),
             license: licenses(&info),
+            splits,
             files: old.map_or_else(Vec::new, |old| old.files),
         };
         let items = self.probe(&listed, &source.files)?;
+        disk::ensure_writable_dir(self.folder)?;
         let missing: Vec<bool> = items.iter().map(|item| !self.has(item, &source.files)).collect();
         self.total = items.iter().filter_map(|item| item.meta.size).sum();
         let needed = items.iter().zip(&missing).filter(|(_, missing)| **missing);
@@ -590,17 +600,20 @@ impl Job<'_> {
         }
     }
 
-    /// [`Hub::send`] until it works.
+    /// [`Hub::send`] until there is an answer that another try would not better.
     fn send(&mut self, method: &str, url: &str) -> Result<Reply> {
         let mut tries = 0;
         loop {
+            tries += 1;
             match self.hub.send(method, url, &[]) {
-                Ok(reply) => return Ok(reply),
+                Ok(reply) => match reply.busy() {
+                    Some(asked) if tries < TRIES => {
+                        self.wait(url, tries, &format!("HTTP status {}", reply.status), asked)?;
+                    }
+                    _ => return Ok(reply),
+                },
                 Err(Trouble::Final(e)) => return Err(e),
-                Err(Trouble::Again(what, asked)) => {
-                    tries += 1;
-                    self.wait(url, tries, &what, asked)?;
-                }
+                Err(Trouble::Again(what, asked)) => self.wait(url, tries, &what, asked)?,
             }
         }
     }
@@ -641,10 +654,10 @@ impl Job<'_> {
             url = format!("{url}/{}", encode(config));
         }
         let reply = self.send("HEAD", &url)?;
-        if matches!(reply.status, 401 | 403) {
+        if matches!(reply.status, 401 | 403 | 429) {
             return Err(self.hub.refused(id, &url, reply));
         }
-        // 405: a hub that answers no HEAD here.
+        // 405: a hub that answers no HEAD here. Others, 500 among them, say that the export was not or cannot be made.
         if !matches!(reply.status, 200 | 405) {
             return Ok(None);
         }
@@ -796,8 +809,7 @@ impl Job<'_> {
                     if std::mem::take(&mut from_before) {
                         continue;
                     }
-                    drop(part);
-                    let _ = fs::remove_file(&path);
+                    let _ = (fs::remove_file(&path), fs::remove_file(&part.tag));
                     return Err(Error::data(format!(
                         "{}: the SHA-256 of what came is {sha256}, the hub says {expected}",
                         item.listed.url
@@ -867,6 +879,9 @@ impl Job<'_> {
             headers.push(("range", format!("bytes={}-", part.len)));
         }
         let reply = self.hub.send("GET", url, &headers)?;
+        if let Some(asked) = reply.busy() {
+            return Err(Trouble::Again(format!("HTTP status {}", reply.status), asked));
+        }
         let answer = reply.response.headers();
         let size = match reply.status {
             200 => {
@@ -1030,7 +1045,7 @@ impl Write for Hashing<'_> {
 /// An error for what cannot be asked for.
 fn check(request: &Request) -> Result<()> {
     let parts: Vec<&str> = request.id.split('/').collect();
-    if parts.len() > 2 || !parts.iter().all(|part| is_name(part)) {
+    if parts.len() > 2 || !parts.iter().all(|part| is_name(part) && part.is_ascii()) {
         return Err(Error::usage(format!("{:?} is no data set of the hub", request.id))
             .fix("give it as in owner/name; files on this disk need no fetching"));
     }
@@ -1084,6 +1099,11 @@ fn old_source(folder: &Path, request: &Request) -> Result<Option<Source>> {
     Ok(Some(source))
 }
 
+/// How many files the split of this one has: `3` of `train-00001-of-00003.parquet`.
+fn shards(name: &str) -> Option<usize> {
+    name.split_once("-of-")?.1.split('.').next()?.parse().ok()
+}
+
 fn is_there(folder: &Path, file: &SourceFile) -> bool {
     fs::metadata(folder.join(&file.name)).is_ok_and(|meta| meta.is_file() && meta.len() == file.bytes)
 }
@@ -1122,7 +1142,7 @@ fn choose(folder: &str, paths: &[String]) -> Vec<(String, String, String)> {
                 .find_map(|packed| lower.strip_suffix(packed).map(|bare| (bare, *packed)))
                 .unwrap_or((&lower, ""));
             let Some((stem, extension)) = bare.rsplit_once('.') else { continue };
-            if format.contains(&extension) && !(extension == "parquet" && !packed.is_empty()) {
+            if format.contains(&extension) && (packed.is_empty() || extension != "parquet") {
                 let stem = stem.strip_prefix(&folder.to_lowercase()).unwrap_or(stem);
                 found.push((split_of(stem), (*path).clone(), format!("{extension}{packed}")));
             }
@@ -1229,4 +1249,716 @@ fn encode(text: &str) -> String {
 /// A path in a URL.
 fn encode_path(path: &str) -> String {
     path.split('/').map(encode).collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::collections::BTreeMap;
+    use std::io::{BufRead, BufReader};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+
+    /// What a test server got: method and path, and the headers with their names in lower case.
+    #[derive(Clone, Debug)]
+    struct Asked {
+        line: String,
+        headers: BTreeMap<String, String>,
+    }
+
+    /// What it answers.
+    #[derive(Clone, Default)]
+    struct Answer {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+        /// The connection is cut after so many bytes of the body.
+        cut: Option<usize>,
+    }
+
+    fn status(status: u16) -> Answer {
+        Answer { status, ..Answer::default() }
+    }
+
+    fn body(bytes: impl Into<Vec<u8>>) -> Answer {
+        Answer { status: 200, body: bytes.into(), ..Answer::default() }
+    }
+
+    fn value(value: &Value) -> Answer {
+        body(value.to_string())
+    }
+
+    fn redirect(to: &str) -> Answer {
+        status(302).with("location", to)
+    }
+
+    impl Answer {
+        fn with(mut self, name: &str, value: &str) -> Self {
+            self.headers.push((name.into(), value.into()));
+            self
+        }
+
+        /// As a server with ranges gives it.
+        fn ranged(mut self, asked: &Asked, etag: &str) -> Self {
+            let from = asked.headers.get("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-'));
+            let same = asked.headers.get("if-range").is_none_or(|known| known == etag);
+            if let Some(from) = from.and_then(|from| from.parse::<usize>().ok()).filter(|_| same) {
+                let size = self.body.len();
+                self = self.with("content-range", &format!("bytes {from}-{}/{size}", size - 1));
+                self.body.drain(..from);
+                self.status = 206;
+            }
+            self.with("etag", etag)
+        }
+    }
+
+    type Handler = dyn FnMut(&Asked) -> Answer + Send;
+
+    /// A server on the loopback interface that ends with the test.
+    struct Server {
+        url: String,
+        asked: Arc<Mutex<Vec<Asked>>>,
+        handler: Arc<Mutex<Box<Handler>>>,
+    }
+
+    impl Server {
+        fn new(handler: impl FnMut(&Asked) -> Answer + Send + 'static) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let asked = Arc::<Mutex<Vec<Asked>>>::default();
+            let handler: Arc<Mutex<Box<Handler>>> = Arc::new(Mutex::new(Box::new(handler)));
+            let (log, answer) = (Arc::clone(&asked), Arc::clone(&handler));
+            std::thread::spawn(move || {
+                for stream in listener.incoming().map_while(io::Result::ok) {
+                    let _ = serve(stream, &log, &answer);
+                }
+            });
+            Self { url, asked, handler }
+        }
+
+        /// Answers differently from now on.
+        fn change(&self, handler: impl FnMut(&Asked) -> Answer + Send + 'static) {
+            *self.handler.lock().unwrap() = Box::new(handler);
+        }
+
+        fn take(&self) -> Vec<Asked> {
+            std::mem::take(&mut self.asked.lock().unwrap())
+        }
+
+        fn gets(&self) -> usize {
+            self.take().iter().filter(|asked| asked.line.starts_with("GET")).count()
+        }
+    }
+
+    fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, answer: &Mutex<Box<Handler>>) -> io::Result<()> {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut out = stream;
+        loop {
+            let mut lines = Vec::new();
+            loop {
+                let mut line = String::new();
+                if reader.read_line(&mut line)? == 0 {
+                    return Ok(());
+                }
+                if line.trim().is_empty() {
+                    break;
+                }
+                lines.push(line.trim().to_owned());
+            }
+            let split = |line: &String| {
+                line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+            };
+            let headers = lines[1..].iter().filter_map(split).collect();
+            let line = lines[0].strip_suffix(" HTTP/1.1").unwrap().to_owned();
+            let asked = Asked { line, headers };
+            log.lock().unwrap().push(asked.clone());
+            if asked.line.starts_with("CONNECT ") {
+                out.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+                continue; // as a proxy, we are the other server too
+            }
+            let reply = answer.lock().unwrap()(&asked);
+            let mut head = format!("HTTP/1.1 {} -\r\nconnection: close\r\n", reply.status);
+            if !reply.headers.iter().any(|(name, _)| name == "content-length") {
+                head += &format!("content-length: {}\r\n", reply.body.len());
+            }
+            for (name, value) in &reply.headers {
+                head += &format!("{name}: {value}\r\n");
+            }
+            out.write_all((head + "\r\n").as_bytes())?;
+            if !asked.line.starts_with("HEAD ") {
+                out.write_all(&reply.body[..reply.cut.unwrap_or(reply.body.len())])?;
+            }
+            return Ok(());
+        }
+    }
+
+    fn hub(endpoint: &str, token: Option<&str>) -> Hub {
+        let endpoint = endpoint.to_owned();
+        let settings = Settings { endpoint, token: token.map(str::to_owned), offline: false, roots: None };
+        Hub::new(settings, None, Duration::from_millis(1)).unwrap()
+    }
+
+    fn request(splits: &[&str]) -> Request {
+        let splits = splits.iter().map(|split| (*split).to_owned()).collect();
+        Request { id: "them/set".into(), splits, ..Request::default() }
+    }
+
+    fn get(hub: &Hub, request: &Request, folder: &Path) -> Result<Fetched> {
+        hub.fetch(request, folder, &mut |_, _| Ok(()))
+    }
+
+    fn sha256(bytes: &[u8]) -> String {
+        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(name).collect();
+        names.sort();
+        names
+    }
+
+    const COMMIT: &str = "1f0c0ffee";
+
+    /// The content of a shard, longer than what is read at once.
+    fn shard(name: &str) -> Vec<u8> {
+        (0..300_000u32).map(|i| (i % 251) as u8 ^ name.len() as u8).chain(name.bytes()).collect()
+    }
+
+    /// The routes of a hub with a parquet export of two shards of `train` and one of `test`; large files are at `cdn`.
+    fn routes(asked: &Asked, cdn: &str) -> Answer {
+        let (method, path) = asked.line.split_once(' ').unwrap();
+        let export = "/api/datasets/them/set/parquet";
+        let resolve = "/datasets/them/set/resolve/refs%2Fconvert%2Fparquet/default";
+        match path {
+            "/api/datasets/them/set" => value(&json!({
+                "id": "them/set", "sha": "abc123", "gated": false, "tags": ["license:mit", "x"],
+                "cardData": {"license": ["apache-2.0"]},
+            })),
+            _ if path == export || path == format!("{export}/default") => {
+                let url = |split: &str, n: u32| format!("{ENDPOINT}{export}/default/{split}/{n}.parquet");
+                let splits = json!({"train": [url("train", 0), url("train", 1)], "test": [url("test", 0)]});
+                value(&if path == export { json!({"default": splits}) } else { splits })
+            }
+            _ => {
+                if let Some(rest) = path.strip_prefix(&format!("{export}/default/")) {
+                    return redirect(&format!("{resolve}/{}", rest.replace('/', "/000")));
+                }
+                let Some(name) = path.strip_prefix(&format!("{resolve}/")) else { return status(404) };
+                let bytes = shard(name);
+                let answer = redirect(&format!("{cdn}/blob/{name}?signature=secret"))
+                    .with("x-linked-etag", &format!("\"{}\"", sha256(&bytes)))
+                    .with("x-linked-size", &bytes.len().to_string())
+                    .with("x-repo-commit", COMMIT);
+                assert!(method == "HEAD" || method == "GET");
+                answer
+            }
+        }
+    }
+
+    fn blob(asked: &Asked) -> Answer {
+        let path = asked.line.split_once("/blob/").unwrap().1.split('?').next().unwrap().to_owned();
+        body(shard(&path)).ranged(asked, "\"cdn-1\"")
+    }
+
+    /// A hub and the host that it redirects to.
+    fn pair() -> (Server, Server) {
+        let cdn = Server::new(blob);
+        let url = cdn.url.clone();
+        (Server::new(move |asked| routes(asked, &url)), cdn)
+    }
+
+    #[test]
+    fn the_export_with_its_source_and_the_token_at_home() {
+        let (server, cdn) = pair();
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("new/folder");
+        let hub = hub(&server.url, Some("hf_secret"));
+        let mut seen = Vec::new();
+        let fetched = hub
+            .fetch(&request(&["train"]), &folder, &mut |done, total| {
+                seen.push((done, total));
+                Ok(())
+            })
+            .unwrap();
+        let train = ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"];
+        assert_eq!(names(&folder), ["source.json", train[0], train[1]]);
+        let size = shard("train/0000.parquet").len() as u64;
+        assert_eq!((seen[0], *seen.last().unwrap()), ((0, 0), (2 * size, 2 * size)));
+        assert!(seen.windows(2).all(|w| w[0].0 <= w[1].0) && seen.len() > 6);
+        assert_eq!(fetched.files, train.map(|name| folder.join(name)));
+        assert_eq!(fetched.downloaded, 2 * size);
+        let text = fs::read(folder.join(SOURCE)).unwrap();
+        let source: Value = serde_json::from_slice(&text).unwrap();
+        let content = sha256(&shard("train/0001.parquet"));
+        assert_eq!(
+            (&source["revision"], &source["license"], &source["config"], &source["splits"]),
+            (&json!("abc123"), &json!(["apache-2.0"]), &json!("default"), &json!(["train", "test"]))
+        );
+        assert_eq!(
+            source["files"][1],
+            json!({
+                "name": train[1], "split": "train", "bytes": size, "sha256": content, "etag": content, "commit": COMMIT,
+                "url": format!("{}/api/datasets/them/set/parquet/default/train/1.parquet", server.url),
+            })
+        );
+        assert!(!String::from_utf8(text).unwrap().contains("secret"));
+        assert_eq!(fs::read(folder.join(train[1])).unwrap(), shard("train/0001.parquet"));
+        let token = |asked: &Asked| asked.headers.get("authorization").cloned();
+        assert!(server.take().iter().all(|asked| token(asked).as_deref() == Some("Bearer hf_secret")));
+        let elsewhere = cdn.take();
+        assert!(elsewhere.len() == 2 && elsewhere.iter().all(|asked| token(asked).is_none()));
+
+        // What is there is not fetched again; another split comes beside it.
+        assert_eq!(get(&hub, &request(&["train"]), &folder).unwrap().downloaded, 0);
+        assert_eq!(cdn.gets(), 0);
+        let all = get(&hub, &Request { config: Some("default".into()), ..request(&[]) }, &folder).unwrap();
+        assert_eq!((all.files.len(), cdn.gets(), all.source.files.len()), (3, 1, 3));
+        fs::remove_file(folder.join(train[0])).unwrap();
+        assert_eq!(get(&hub, &request(&[]), &folder).unwrap().downloaded, size);
+
+        // Offline the folder alone decides.
+        let offline = Hub { offline: true, ..hub };
+        server.take();
+        assert_eq!(get(&offline, &request(&[]), &folder).unwrap().files.len(), 3);
+        fs::remove_file(folder.join(train[1])).unwrap();
+        assert_eq!(get(&offline, &request(&["test"]), &folder).unwrap().files.len(), 1);
+        for (request, what) in [
+            (request(&["train"]), "does not hold all of the split \"train\""),
+            (request(&[]), "does not hold all of the split \"train\""),
+            (Request { revision: Some("v2".into()), ..request(&["test"]) }, "holds revision abc123"),
+        ] {
+            let e = get(&offline, &request, &folder).unwrap_err();
+            assert!(e.message.contains("HF_HUB_OFFLINE is set") && e.message.ends_with(what), "{e}");
+            assert!(e.kind == Kind::Usage && e.fix.is_some());
+        }
+        assert!(
+            get(&offline, &request(&[]), Path::new("no/such"))
+                .unwrap_err()
+                .message
+                .contains("not hold it yet")
+        );
+        assert_eq!(server.gets(), 0);
+    }
+
+    #[test]
+    fn a_cut_connection_goes_on_where_it_was() {
+        let (server, cdn) = pair();
+        let folder = tempfile::tempdir().unwrap();
+        let mut cuts = 9; // more than TRIES, but each brings something
+        cdn.change(move |asked| {
+            cuts -= 1;
+            Answer { cut: (cuts > 0).then_some(20_000), ..blob(asked) }
+        });
+        let hub = hub(&server.url, None);
+        let fetched = get(&hub, &request(&["test"]), folder.path()).unwrap();
+        assert_eq!(fs::read(&fetched.files[0]).unwrap(), shard("test/0000.parquet"));
+        assert_eq!(fetched.downloaded, fetched.source.files[0].bytes);
+        let asked = cdn.take();
+        let ranges: Vec<_> =
+            asked.iter().map(|asked| asked.headers.get("range").map(String::as_str)).collect();
+        assert_eq!((ranges.len(), ranges[0], ranges[2]), (9, None, Some("bytes=40000-")));
+        assert_eq!(asked[8].headers["if-range"], "\"cdn-1\"");
+        assert_eq!(names(folder.path()), ["source.json", "test-00000-of-00001.parquet"]);
+    }
+
+    #[test]
+    fn a_later_call_goes_on_unless_the_file_is_another() {
+        let (server, cdn) = pair();
+        let size = shard("test/0000.parquet").len() as u64;
+        for (etag, damage, asked_twice, downloaded) in [
+            ("\"cdn-1\"", false, false, size - 20_000),
+            // The server has another file under the same name: it answers with the whole.
+            ("\"cdn-2\"", false, false, size),
+            // What was left is damaged: the hash tells, and all is fetched again.
+            ("\"cdn-1\"", true, true, 2 * size - 20_000),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let hub = hub(&server.url, None);
+            let mut calls = 0;
+            cdn.change(move |asked| {
+                calls += 1;
+                if calls > 1 { status(503) } else { Answer { cut: Some(20_000), ..blob(asked) } }
+            });
+            let e = get(&hub, &request(&["test"]), folder.path()).unwrap_err();
+            assert!(e.message.ends_with("HTTP status 503 (tried 6 times)") && e.kind == Kind::Data, "{e}");
+            assert!(e.fix.unwrap().contains("go on from here") && !e.message.contains("secret"));
+            let part = folder.path().join("test-00000-of-00001.parquet.part");
+            assert_eq!(fs::metadata(&part).unwrap().len(), 20_000);
+            if damage {
+                let file = File::options().write(true).open(&part).unwrap();
+                std::os::unix::fs::FileExt::write_all_at(&file, b"damage", 100).unwrap();
+            }
+            cdn.take();
+            cdn.change(move |asked| {
+                let path = asked.line.split_once("/blob/").unwrap().1.split('?').next().unwrap().to_owned();
+                body(shard(&path)).ranged(asked, etag)
+            });
+            let fetched = get(&hub, &request(&["test"]), folder.path()).unwrap();
+            assert_eq!(fs::read(&fetched.files[0]).unwrap(), shard("test/0000.parquet"));
+            assert_eq!((fetched.downloaded, cdn.gets()), (downloaded, 1 + usize::from(asked_twice)));
+            assert_eq!(names(folder.path()), ["source.json", "test-00000-of-00001.parquet"]);
+        }
+    }
+
+    #[test]
+    fn busy_hubs_are_asked_again_as_they_wish() {
+        let (server, cdn) = pair();
+        let url = cdn.url.clone();
+        let mut calls = BTreeMap::new();
+        server.change(move |asked| {
+            let calls = calls.entry(asked.line.clone()).and_modify(|n| *n += 1).or_insert(1);
+            match calls {
+                1 => status(429).with("retry-after", "0"),
+                2 => status(503).with("retry-after", "0"),
+                _ => routes(asked, &url),
+            }
+        });
+        let folder = tempfile::tempdir().unwrap();
+        // By itself it would wait for longer than a test may take.
+        let slow = Hub { pause: Duration::from_secs(1000), ..hub(&server.url, None) };
+        assert_eq!(get(&slow, &request(&["test"]), folder.path()).unwrap().files.len(), 1);
+        let hub = hub(&server.url, None);
+        server.change(|_| status(429).with("retry-after", "3600"));
+        let e = get(&hub, &request(&["test"]), folder.path()).unwrap_err();
+        assert!(e.message.contains("HTTP status 429; the hub asks to come back in 3600 s"), "{e}");
+        server.change(|_| status(429));
+        let e = get(&hub, &request(&["test"]), folder.path()).unwrap_err();
+        assert!(e.message.contains("too many requests") && e.kind == Kind::Data, "{e}");
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        let (server, _cdn) = pair();
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("new");
+        let terms = format!("accept the terms at {}/datasets/them/set", server.url);
+        for (code, error, token, message, fix) in [
+            (
+                401,
+                "RepoNotFound",
+                None,
+                "there is no data set them/set, or it is private or gated",
+                "check the name",
+            ),
+            (401, "", Some("hf_x"), "the hub does not know the token", "make a new token at"),
+            (401, "GatedRepo", None, "them/set is gated", terms.as_str()),
+            (403, "", Some("hf_x"), "them/set is gated", terms.as_str()),
+            (403, "GatedRepo", None, "them/set is gated", "set HF_TOKEN to a token"),
+            (404, "RepoNotFound", None, "not found: ", "check the name at"),
+            (
+                404,
+                "RevisionNotFound",
+                None,
+                "them/set has no such revision",
+                "choose a commit, branch or tag",
+            ),
+            (400, "", None, "cannot fetch", "start again later"),
+        ] {
+            server.change(move |_| Answer {
+                body: json!({"error": "some\u{7} reason"}).to_string().into(),
+                ..status(code).with("x-error-code", error)
+            });
+            let e = get(&hub(&server.url, token), &request(&[]), &folder).unwrap_err();
+            assert!(e.message.starts_with(&format!("HTTP status {code}: {message}")), "{e}");
+            assert!(e.message.ends_with("(the hub says: some reason)") && e.kind == Kind::Data, "{e}");
+            let given = e.fix.unwrap();
+            assert!(given.contains(fix), "{given}");
+        }
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn what_is_not_as_the_hub_said_is_not_kept() {
+        let (server, cdn) = pair();
+        let folder = tempfile::tempdir().unwrap();
+        let hub = hub(&server.url, None);
+        cdn.change(|asked| {
+            let mut answer = blob(asked);
+            answer.body[7] ^= 1;
+            answer
+        });
+        let e = get(&hub, &request(&["test"]), folder.path()).unwrap_err();
+        assert!(e.message.contains("the SHA-256 of what came is") && e.kind == Kind::Data, "{e}");
+        assert!(names(folder.path()).is_empty());
+        // A page of a proxy in place of the file.
+        cdn.change(|_| body("<html>please log in</html>"));
+        let e = get(&hub, &request(&["test"]), folder.path()).unwrap_err();
+        assert!(e.message.contains("26 bytes were offered, 300017 expected"), "{e}");
+        server.change(|_| body("<html>"));
+        let e = get(&hub, &request(&["test"]), folder.path()).unwrap_err();
+        assert!(e.message.contains("the answer is not valid JSON"), "{e}");
+        server.change(|_| value(&json!({})));
+        assert!(get(&hub, &request(&[]), folder.path()).unwrap_err().message.contains("names no commit"));
+        server.change(|_| value(&json!({"sha": "s"})));
+        let e = get(&hub, &request(&[]), folder.path()).unwrap_err();
+        assert!(e.message.contains("not of a known form"), "{e}");
+        server.change(|asked| match asked.line.contains("/parquet") {
+            true => value(&json!({"../evil": ["/x.parquet"]})),
+            false => value(&json!({"sha": "s"})),
+        });
+        let e = get(&hub, &request(&[]), folder.path()).unwrap_err();
+        assert!(e.message.contains("a split \"../evil\", which is no name"), "{e}");
+        server.change(|_| redirect("/round"));
+        assert!(
+            get(&hub, &request(&[]), folder.path()).unwrap_err().message.ends_with("redirected without end")
+        );
+    }
+
+    #[test]
+    fn configurations_and_splits_are_chosen_by_name() {
+        let server = Server::new(|asked| match asked.line.split_once(' ').unwrap().1 {
+            "/api/datasets/them/set" => value(&json!({"sha": "abc"})),
+            _ => value(&json!({"en": {"train": ["/x"]}, "de": {"train": ["/y"]}})),
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let hub = hub(&server.url, None);
+        let e = get(&hub, &request(&[]), folder.path()).unwrap_err();
+        assert_eq!(
+            (e.message.as_str(), e.fix.as_deref()),
+            ("them/set has 2 configurations; name one", Some("it has en, de"))
+        );
+        let e = get(&hub, &Request { config: Some("fr".into()), ..request(&[]) }, folder.path()).unwrap_err();
+        assert_eq!(e.message, "them/set has no configuration \"fr\"");
+        let e = get(&hub, &Request { config: Some("de".into()), ..request(&["dev"]) }, folder.path())
+            .unwrap_err();
+        assert_eq!(
+            (e.message.as_str(), e.fix.as_deref()),
+            ("them/set has no split \"dev\"", Some("it has train"))
+        );
+        for (id, config) in
+            [("a/b/c", None), ("../x", None), ("", None), ("a/b", Some("")), ("a", Some("../x"))]
+        {
+            let request = Request { id: id.into(), config: config.map(str::to_owned), ..Request::default() };
+            assert_eq!(get(&hub, &request, folder.path()).unwrap_err().kind, Kind::Usage);
+        }
+    }
+
+    /// A repository without an export; its file list comes in two pages.
+    fn repository(asked: &Asked) -> Answer {
+        let path = asked.line.split_once(' ').unwrap().1;
+        let file = |path: &str| json!({"type": "file", "path": path, "size": 1});
+        match path {
+            "/api/datasets/them/set" | "/api/datasets/them/set/revision/v%2F1" => {
+                value(&json!({"sha": "abc", "tags": ["license:mit"]}))
+            }
+            "/api/datasets/them/set/tree/abc/data?recursive=true" => {
+                let next = "</api/datasets/them/set/tree/abc/data?recursive=true&cursor=x>; rel=\"next\"";
+                value(&json!([{"type": "directory", "path": "data/b"}, file("data/train b.jsonl"), file("data/x.csv")]))
+                    .with("link", next)
+            }
+            "/api/datasets/them/set/tree/abc/data?recursive=true&cursor=x" => value(&json!([
+                file("data/dev.jsonl.gz"),
+                file("data/train/a.jsonl"),
+                file("data/info.jsonl")
+            ])),
+            _ => match path.strip_prefix("/datasets/them/set/resolve/abc/data/") {
+                Some(name) => body(format!("{{\"name\":\"{name}\"}}\n")).with("etag", "\"0123\""),
+                None => status(404),
+            },
+        }
+    }
+
+    #[test]
+    fn repositories_without_an_export_give_their_own_files() {
+        let server = Server::new(repository);
+        for revision in [None, Some("v/1".to_owned())] {
+            let folder = tempfile::tempdir().unwrap();
+            let hub = hub(&server.url, None);
+            let request = Request { revision: revision.clone(), ..request(&[]) };
+            let fetched = get(&hub, &request, folder.path()).unwrap();
+            let train = ["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl"];
+            assert_eq!(
+                names(folder.path()),
+                ["source.json", train[0], train[1], "validation-00000-of-00001.jsonl.gz"]
+            );
+            assert_eq!(fs::read_to_string(&fetched.files[0]).unwrap(), "{\"name\":\"train%20b.jsonl\"}\n");
+            assert_eq!(
+                (fetched.source.requested, fetched.source.license),
+                (revision, vec!["mit".to_owned()])
+            );
+            // Small files have no hash at the hub; their etag tells.
+            server.take();
+            assert_eq!(get(&hub, &request, folder.path()).unwrap().downloaded, 0);
+            let asked = server.take();
+            assert!(!asked.iter().any(|asked| asked.line.starts_with("GET /datasets")), "{asked:?}");
+        }
+        let (request, folder) =
+            (Request { config: Some("en".into()), ..request(&[]) }, tempfile::tempdir().unwrap());
+        let e = get(&hub(&server.url, None), &request, folder.path()).unwrap_err();
+        assert!(e.message.ends_with("no data files in en/ or data/en/"), "{e}");
+    }
+
+    #[test]
+    fn splits_are_told_by_names() {
+        for (stem, split) in [
+            ("/train-00000-of-00001", Some("train")),
+            ("/my.split_2-00001-of-00003", Some("my.split_2")),
+            ("/train/part-0", Some("train")),
+            ("/a_dev", Some("validation")),
+            ("/train/test", Some("test")),
+            ("/eval2", Some("test")),
+            ("/training_data", Some("train")),
+            ("/latest", None),
+            ("/constrained", None),
+            ("", None),
+        ] {
+            assert_eq!(split_of(stem).as_deref(), split, "{stem}");
+        }
+        let choose = |folder: &str, paths: &[&str]| -> Vec<String> {
+            let paths: Vec<String> = paths.iter().map(|p| (*p).to_owned()).collect();
+            choose(folder, &paths)
+                .into_iter()
+                .map(|(split, path, end)| format!("{split} {path} {end}"))
+                .collect()
+        };
+        assert_eq!(
+            choose("", &["b.csv", "a.CSV.gz", "README.md", ".gitattributes"]),
+            ["train a.CSV.gz csv.gz", "train b.csv csv"]
+        );
+        assert_eq!(
+            choose("test", &["test/train.parquet", "test/x.csv"]),
+            ["train test/train.parquet parquet"]
+        );
+        assert!(choose("data", &["data/x.png", "data/train.parquet.gz"]).is_empty());
+    }
+
+    #[test]
+    fn shards_that_are_gone_go_and_files_of_others_stay() {
+        let (server, cdn) = pair();
+        let folder = tempfile::tempdir().unwrap();
+        let hub = hub(&server.url, None);
+        get(&hub, &request(&[]), folder.path()).unwrap();
+        let url = cdn.url.clone();
+        server.change(move |asked| match asked.line.ends_with("/parquet") {
+            true => value(
+                &json!({"default": {"train": ["/api/datasets/them/set/parquet/default/train/0.parquet"]}}),
+            ),
+            false => routes(asked, &url),
+        });
+        let fetched = get(&hub, &request(&["train"]), folder.path()).unwrap();
+        let (train, test) = ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet");
+        assert_eq!(names(folder.path()), ["source.json", test, train]);
+        let listed: Vec<&str> = fetched.source.files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(listed, [train, test]);
+
+        let e = get(&hub, &Request { id: "them/other".into(), ..request(&[]) }, folder.path()).unwrap_err();
+        assert!(
+            e.message.ends_with("holds them/set (default), not them/other") && e.kind == Kind::Disk,
+            "{e}"
+        );
+        let other = tempfile::tempdir().unwrap();
+        fs::write(other.path().join(train), "precious").unwrap();
+        let e = get(&hub, &request(&["train"]), other.path()).unwrap_err();
+        assert!(e.message.ends_with("was not fetched from the hub by flanrt") && e.kind == Kind::Disk, "{e}");
+        assert_eq!(fs::read_to_string(other.path().join(train)).unwrap(), "precious");
+        fs::write(other.path().join(SOURCE), "{}").unwrap();
+        assert!(get(&hub, &request(&[]), other.path()).unwrap_err().message.contains("is damaged"));
+    }
+
+    #[test]
+    fn the_caller_can_stop_and_go_on() {
+        let (server, _cdn) = pair();
+        let folder = tempfile::tempdir().unwrap();
+        let hub = hub(&server.url, None);
+        let stop = |done, _| if done > 0 { Err(Error::new(Kind::Stopped, "stopped")) } else { Ok(()) };
+        let e = hub.fetch(&request(&["test"]), folder.path(), &mut { stop }).unwrap_err();
+        assert_eq!(e.kind, Kind::Stopped);
+        let part = fs::metadata(folder.path().join("test-00000-of-00001.parquet.part")).unwrap().len();
+        assert!(part > 0);
+        // Nobody else writes to it at the same time.
+        let held = File::open(folder.path().join("test-00000-of-00001.parquet.part")).unwrap();
+        held.lock().unwrap();
+        let e = get(&hub, &request(&["test"]), folder.path()).unwrap_err();
+        assert!(e.message.ends_with("another process is fetching this file"), "{e}");
+        drop(held);
+        let fetched = get(&hub, &request(&["test"]), folder.path()).unwrap();
+        assert_eq!(fetched.downloaded + part, fetched.source.files[0].bytes);
+    }
+
+    #[test]
+    fn nobody_there_and_a_proxy_between() {
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let e = get(&hub(&format!("http://{nobody}"), None), &request(&[]), folder.path()).unwrap_err();
+        assert!(e.message.contains("(tried 6 times)") && e.kind == Kind::Data && e.fix.is_some(), "{e}");
+
+        let proxy = Server::new(repository);
+        let settings =
+            Settings { endpoint: "http://hub.invalid".into(), token: None, offline: false, roots: None };
+        let proxied = Some(Proxy::new(&proxy.url).unwrap());
+        let hub = Hub::new(settings, proxied, Duration::from_millis(1)).unwrap();
+        assert_eq!(get(&hub, &request(&["validation"]), folder.path()).unwrap().files.len(), 1);
+        assert!(proxy.take().iter().any(|asked| asked.line.starts_with("CONNECT hub.invalid:80")));
+    }
+
+    #[test]
+    fn the_environment_is_that_of_the_library() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("token"), "hf_file\n").unwrap();
+        let at = home.path().to_str().unwrap();
+        let read = |vars: &[(&str, &str)]| {
+            Settings::read(|name| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into()))
+        };
+        let known = |endpoint: &str, token: Option<&str>, offline| Settings {
+            endpoint: endpoint.into(),
+            token: token.map(str::to_owned),
+            offline,
+            roots: None,
+        };
+        assert_eq!(read(&[]).unwrap(), known(ENDPOINT, None, false));
+        assert_eq!(
+            read(&[("HF_HOME", at), ("HF_ENDPOINT", "http://x:1/"), ("HF_HUB_OFFLINE", "1")]).unwrap(),
+            known("http://x:1", Some("hf_file"), true)
+        );
+        let vars = [("HF_HOME", at), ("HF_TOKEN", " hf_env "), ("HF_ENDPOINT", ""), ("HF_HUB_OFFLINE", "0")];
+        assert_eq!(read(&vars).unwrap(), known(ENDPOINT, Some("hf_env"), false));
+        let cache = home.path().join("cache/huggingface");
+        fs::create_dir_all(&cache).unwrap();
+        fs::rename(home.path().join("token"), cache.join("token")).unwrap();
+        let xdg = home.path().join("cache");
+        assert_eq!(read(&[("XDG_CACHE_HOME", xdg.to_str().unwrap())]).unwrap().token.unwrap(), "hf_file");
+        for bad in [[("HF_ENDPOINT", "huggingface.co")], [("HF_TOKEN", "hf_a b")], [("HF_TOKEN_PATH", at)]] {
+            let e = read(&bad).unwrap_err();
+            assert!(e.kind == Kind::Usage && !e.message.contains("hf_a"), "{e}");
+        }
+        let bad = Settings { roots: Some(cache.join("token")), ..known(ENDPOINT, None, false) };
+        assert!(
+            Hub::new(bad, None, Duration::ZERO)
+                .err()
+                .unwrap()
+                .message
+                .ends_with("holds no certificates (PEM)")
+        );
+    }
+
+    #[test]
+    fn addresses() {
+        for (base, to, joined) in [
+            ("https://a/b/c?d=/e", "https://x/y", "https://x/y"),
+            ("https://a/b/c?d=/e", "//x/y", "https://x/y"),
+            ("https://a/b/c?d=/e", "/y?z", "https://a/y?z"),
+            ("https://a/b/c?d=/e", "y", "https://a/b/y"),
+            ("https://a", "y", "https://a/y"),
+        ] {
+            assert_eq!(join(base, to), joined);
+        }
+        let hub = hub("https://hub.example", Some("t"));
+        assert!(hub.is_home("https://HUB.example/x") && hub.is_home("https://hub.example?x"));
+        for other in [
+            "http://hub.example/",
+            "https://hub.example.org/",
+            "https://hub.example@evil/",
+            "https://hub.example:8/",
+        ] {
+            assert!(!hub.is_home(other), "{other}");
+        }
+        assert_eq!(encode_path("a b/é?#/%"), "a%20b/%C3%A9%3F%23/%25");
+        assert_eq!(next_page("<a>; rel=\"prev\", <b>; rel=\"next\"").as_deref(), Some("b"));
+        assert_eq!((next_page("<b>; rel=\"prev\""), next_page("rel=\"next\"")), (None, None));
+        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!((content_range("bytes 5-9/*"), content_range("bytes */10")), (Some((5, None)), None));
+        assert_eq!((unquote("W/\"x\""), unquote("x")), ("x".into(), "x".into()));
+    }
 }

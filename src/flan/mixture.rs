@@ -155,6 +155,11 @@ impl Schedule {
         Self { seed, places, starts, rows, templates, assign, kept: Kept::default() }
     }
 
+    /// Draws of `task` in a round.
+    pub fn places(&self, task: usize) -> usize {
+        self.places[task]
+    }
+
     /// Draws of a round.
     pub fn round(&self) -> usize {
         self.places.iter().sum()
