@@ -234,7 +234,8 @@ impl Hub {
             return self.without_net(request, folder, old);
         }
         disk::ensure_can_write_dir(folder)?;
-        Job { hub: self, request, folder, progress, done: 0, total: 0, downloaded: 0 }.run(old)
+        Job { hub: self, request, folder, progress, done: 0, total: 0, downloaded: 0, configs: Vec::new() }
+            .run(old)
     }
 
     fn without_net(&self, request: &Request, folder: &Path, old: Option<Source>) -> Result<Fetched> {
@@ -467,6 +468,8 @@ struct Job<'a> {
     done: u64,
     total: u64,
     downloaded: u64,
+    /// The configurations that there are, known where the one that was asked for is not among them.
+    configs: Vec<String>,
 }
 
 impl Job<'_> {
@@ -659,6 +662,11 @@ impl Job<'_> {
         }
         // 405: a hub that answers no HEAD here. Others, 500 among them, say that the export was not or cannot be made.
         if !matches!(reply.status, 200 | 405) {
+            if let Some((all, _)) = url.rsplit_once('/').filter(|_| self.request.config.is_some())
+                && let Ok((answer, _)) = self.json(all)
+            {
+                self.configs = answer.as_object().into_iter().flat_map(|map| map.keys().cloned()).collect();
+            }
             return Ok(None);
         }
         let (mut answer, _) = self.json(&url)?;
@@ -723,6 +731,10 @@ impl Job<'_> {
         let place =
             |folder: &String| if folder.is_empty() { "its root".into() } else { format!("{folder}/") };
         let places: Vec<String> = folders.iter().map(place).collect();
+        if let Some(config) = named.filter(|_| !self.configs.is_empty()) {
+            return Err(Error::data(format!("{id} has no configuration {config:?}"))
+                .fix(format!("it has {}", self.configs.join(", "))));
+        }
         let what = format!("{id} has no parquet export, and no data files in {}", places.join(" or "));
         Err(Error::data(what).fix(format!(
             "look at {}/tree/main, name a configuration, or download its files by hand",
@@ -1721,6 +1733,19 @@ mod tests {
         );
         let e = get(&hub, &Request { config: Some("fr".into()), ..request(&[]) }, folder.path()).unwrap_err();
         assert_eq!(e.message, "them/set has no configuration \"fr\"");
+        server.change(|asked| match asked.line.split_once(' ').unwrap().1 {
+            "/api/datasets/them/set" => value(&json!({"sha": "abc"})),
+            "/api/datasets/them/set/parquet" => {
+                value(&json!({"en": {"train": ["/x"]}, "de": {"train": ["/y"]}}))
+            }
+            "/api/datasets/them/set/parquet/de" => value(&json!({"train": ["/y"]})),
+            _ => status(404),
+        });
+        let e = get(&hub, &Request { config: Some("fr".into()), ..request(&[]) }, folder.path()).unwrap_err();
+        assert_eq!(
+            (e.message.as_str(), e.fix.as_deref()),
+            ("them/set has no configuration \"fr\"", Some("it has en, de"))
+        );
         let e = get(&hub, &Request { config: Some("de".into()), ..request(&["dev"]) }, folder.path())
             .unwrap_err();
         assert_eq!(

@@ -19,6 +19,8 @@ pub mod disk;
 pub mod dist;
 pub mod error;
 pub mod flan;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod jsonl;
 pub mod metrics;
 pub mod model;

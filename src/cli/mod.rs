@@ -4,6 +4,7 @@ mod data;
 mod demo;
 mod device;
 mod doctor;
+mod evaluate;
 mod finetune;
 mod mixture;
 mod model;

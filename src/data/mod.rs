@@ -13,6 +13,7 @@ pub mod examples;
 pub mod files;
 pub mod order;
 pub mod pack;
+pub mod parquet;
 pub mod report;
 pub mod rows;
 

@@ -9,6 +9,7 @@
 //! holds. Nothing here knows a device.
 
 mod catalog;
+pub mod eval;
 mod filters;
 mod folder;
 mod format;
