@@ -81,23 +81,30 @@ fn sources<'a>(
     Ok((found.collect(), missing))
 }
 
-/// Draws as many examples of the mixture as the run will train on.
-pub(super) fn build(
-    s: &Settings,
-    tokenizer: &Tokenizer,
-    options: &data::Options,
-    global: &Global,
-) -> Result<Built> {
+/// A mixture with its rows read.
+pub(super) struct Read<'a> {
+    pub(super) split: Split<'a>,
+    pub(super) mixture: Mixture<'a>,
+    /// What became of every task's files.
+    files: Vec<SourceReport>,
+    missing: Vec<String>,
+}
+
+/// The datasets' definitions that the settings name.
+pub(super) fn catalog(m: &MixtureSettings) -> Result<Catalog> {
+    Catalog::load((!m.tasks_dir.is_empty()).then(|| Path::new(&m.tasks_dir)))
+}
+
+/// Reads the rows of a mixture of `catalog`.
+pub(super) fn read<'a>(catalog: &'a Catalog, s: &Settings, mode: Mode) -> Result<Read<'a>> {
     let m = &s.mixture;
-    let dir = (!m.tasks_dir.is_empty()).then(|| Path::new(&m.tasks_dir));
-    let catalog = Catalog::load(dir)?;
-    let data = DataDirs::new(&m.data, &catalog)?;
+    let data = DataDirs::new(&m.data, catalog)?;
     if data.is_empty() {
         return Err(Error::usage("--mixture needs the datasets' files")
             .fix("name a directory with a folder per dataset: --data DIR (flanrt data fetch downloads them)"));
     }
-    let split = split(&catalog, m)?;
-    let (found, missing) = sources(&split.train, &data, m, global.progress)?;
+    let split = split(catalog, m)?;
+    let (found, missing) = sources(&split.train, &data, m, mode)?;
     if !missing.is_empty() && !m.allow_missing {
         return Err(Error::data(format!(
             "{} of {} tasks have no training files: {}",
@@ -111,13 +118,26 @@ pub(super) fn build(
         return Err(Error::data("not one of the mixture's tasks has training files")
             .fix("name a directory with a folder per dataset; `flanrt tasks list` has the names"));
     }
-    let (sources, reports): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    let (sources, files): (Vec<_>, Vec<_>) = found.into_iter().unzip();
     let rates = Rates { max_rate: m.max_rate, temperature: m.temperature, weights: m.weights.clone() };
-    let wording = m.wording().within(options.seq_len);
-    let writer = Writer::new(wording, tokenizer)?;
-    let specs: Vec<Value> =
-        sources.iter().zip(&reports).map(|(s, r)| json!([s.task.task.name, s.task.dataset.hash, r.files])).collect();
     let mixture = Mixture::new(sources, &rates, s.train.seed, m.templates, m.prompt, m.inverse, split.templates)?;
+    Ok(Read { split, mixture, files, missing })
+}
+
+/// Draws as many examples of the mixture as the run will train on.
+pub(super) fn build(
+    s: &Settings,
+    tokenizer: &Tokenizer,
+    options: &data::Options,
+    global: &Global,
+) -> Result<Built> {
+    let m = &s.mixture;
+    let catalog = catalog(m)?;
+    let writer = Writer::new(m.wording().within(options.seq_len), tokenizer)?;
+    let Read { split, mixture, files, missing } = read(&catalog, s, global.progress)?;
+    let specs = mixture.sources.iter().zip(&files);
+    let specs: Vec<Value> =
+        specs.map(|(s, r)| json!([s.task.task.name, s.task.dataset.hash, r.files])).collect();
     let round = mixture.schedule.round();
     let (steps, size, tokens) = (s.train.steps, s.train.batch_size as u64, s.train.batch_tokens);
     let draws = match steps {
@@ -168,7 +188,7 @@ pub(super) fn build(
     if let Ok(Some(p)) = progress.into_inner() {
         p.finish();
     }
-    let report = report(&split, &mixture, &missing, &reports, &examples, m);
+    let report = report(&split, &mixture, &missing, &files, &examples, m);
     tell(&split, &report, &missing);
     Ok(Built { examples, report })
 }

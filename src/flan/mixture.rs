@@ -364,6 +364,16 @@ impl<'a> Mixture<'a> {
         Ok((id, worded))
     }
 
+    /// Draw number `index` with its row's place and what it asks, uncut: for files that any model may read.
+    pub fn plain(&self, index: u64, mode: Mode) -> Result<(Draw, String, Prompt)> {
+        let draw = self.schedule.draw(index);
+        let source = &self.sources[draw.task];
+        let (place, row) = source.row(draw.row)?;
+        let template = &source.task.dataset.templates[self.template(draw)];
+        let prompt = source.task.dataset.prompt_in(mode, &row, template, true).map_err(|e| e.at(place))?;
+        Ok((draw, place.to_owned(), prompt))
+    }
+
     /// Solved rows of the draw's task, not the draw's own, in the draw's template.
     fn shots(&self, draw: Draw, writer: &Writer<'_>, template: usize) -> Result<Vec<(String, String)>> {
         let source = &self.sources[draw.task];
