@@ -1,4 +1,4 @@
-// Elementwise and row-wise moves: conversions, gathers, scatters that add, sums over rows.
+// Elementwise and row-wise moves: conversions, gathers, placements, scatters that add, sums over rows.
 #include "rows.cuh"
 
 constexpr int THREADS = 256;
@@ -22,27 +22,27 @@ DEVICE void convert(D* __restrict__ y, i64 y_stride, const S* __restrict__ x, i6
     }
 }
 
-// ---- gather: y[i] = x[index[i]], the bits as they are ----
+// ---- gather: y[i] = x[index[i]]; put: y[index[i]] = x[i]; the bits as they are ----
 
-template <class T, bool EVEN>
-DEVICE void gather(T* __restrict__ y, i64 y_stride, const T* __restrict__ x, i64 x_stride, const u32* __restrict__ index, int rows,
+template <class T, bool EVEN, bool PUT>
+DEVICE void move_rows(T* __restrict__ y, i64 y_stride, const T* __restrict__ x, i64 x_stride, const u32* __restrict__ index, int rows,
                    int cols) {
     constexpr int U = 4;
     Spot at[U];
-    u32 from[U];
+    u32 named[U];
     uint4 v[U];
 #pragma unroll
     for (int u = 0; u < U; u++) {
         at[u] = spot<THREADS, U, LANES<T>>(u, rows, cols);
-        if (at[u].left) from[u] = index[at[u].row];
+        if (at[u].left) named[u] = index[at[u].row];
     }
 #pragma unroll
     for (int u = 0; u < U; u++) {
-        if (at[u].left) v[u] = load_chunk<EVEN>(x + from[u] * x_stride + at[u].col, at[u].left);
+        if (at[u].left) v[u] = load_chunk<EVEN>(x + (PUT ? at[u].row : named[u]) * x_stride + at[u].col, at[u].left);
     }
 #pragma unroll
     for (int u = 0; u < U; u++) {
-        if (at[u].left) store_chunk<EVEN>(y + at[u].row * y_stride + at[u].col, v[u], at[u].left);
+        if (at[u].left) store_chunk<EVEN>(y + (PUT ? named[u] : at[u].row) * y_stride + at[u].col, v[u], at[u].left);
     }
 }
 
@@ -173,9 +173,17 @@ FOR_DTYPES(CONVERT_FROM)
                   (T* __restrict__ y, i64 y_stride, const T* __restrict__ x, i64 x_stride, const u32* __restrict__ index, int rows, \
                    int cols)) { \
         if (cols % LANES<T> == 0 && even(y, y_stride) && even(x, x_stride)) \
-            gather<T, true>(y, y_stride, x, x_stride, index, rows, cols); \
+            move_rows<T, true, false>(y, y_stride, x, x_stride, index, rows, cols); \
         else \
-            gather<T, false>(y, y_stride, x, x_stride, index, rows, cols); \
+            move_rows<T, false, false>(y, y_stride, x, x_stride, index, rows, cols); \
+    } \
+    FLANRT_KERNEL(80, put_rows_##suffix, THREADS, \
+                  (T* __restrict__ y, i64 y_stride, const T* __restrict__ x, i64 x_stride, const u32* __restrict__ index, int rows, \
+                   int cols)) { \
+        if (cols % LANES<T> == 0 && even(y, y_stride) && even(x, x_stride)) \
+            move_rows<T, true, true>(y, y_stride, x, x_stride, index, rows, cols); \
+        else \
+            move_rows<T, false, true>(y, y_stride, x, x_stride, index, rows, cols); \
     } \
     FLANRT_KERNEL(80, scatter_rows_##suffix, THREADS, \
                   (T* __restrict__ dx, i64 dx_stride, const T* __restrict__ dy, i64 dy_stride, const u32* __restrict__ index, \

@@ -5,7 +5,7 @@ use flanrt::arena::Arena;
 use flanrt::cpu::Cpu;
 use flanrt::cuda::Cuda;
 use flanrt::dist::Solo;
-use flanrt::model::{Acts, Config, Model, Params, Recompute, Sizes};
+use flanrt::model::{Acts, Cache, Config, Model, Params, Recompute, Sizes};
 use flanrt::ops::{AdamW, Batch, Device};
 use flanrt::rng::Rng;
 use flanrt::tensor::{DType, Tensor};
@@ -256,5 +256,68 @@ fn remainders_are_exact_masters() {
         let how = How { dtype: DType::BF16, steps: 5, ..PLAIN };
         let remainder = How { method: Method { master: MasterValues::Remainder, ..PLAIN.method }, ..how };
         assert!(train(gpu, how) == train(gpu, remainder));
+    });
+}
+
+/// What a cache changes of answers and likeliest tokens: nothing. Pieces of one size come twice, so that recorded passes
+/// are played again.
+#[test]
+fn answers_over_a_cache_have_the_bits_of_the_plain_pass() {
+    on_gpu(|gpu| {
+        for (config, dtype) in [(config(false), DType::F32), (config(true), DType::BF16)] {
+            let whole = batch(3, config.vocab).tokens;
+            let (shared, ends) = (&whole[..37], [&whole[37..57], &whole[57..67]]);
+            let sizes = Sizes { tokens: 128, asks: 128, chunk: 16, train: None, profile: gpu.profile() };
+            let (_arena, (model, acts, cache)) = Arena::carve(gpu, |arena| {
+                (
+                    Model::carve(&config, arena, dtype, config.context),
+                    Acts::carve(&config, arena, dtype, sizes),
+                    Cache::carve(&config, arena, dtype, 100, 128, gpu.profile()),
+                )
+            })
+            .expect("memory");
+            model.prepare(gpu);
+            model.init(7, &mut |part, values| match dtype {
+                DType::F32 => gpu.write(part, values),
+                _ => {
+                    let values: &[f32] = bytemuck::cast_slice(values);
+                    let halves = values.iter().flat_map(|&v| half::bf16::from_f32(v).to_le_bytes());
+                    gpu.write(part, &halves.collect::<Vec<u8>>());
+                }
+            });
+            let all_asked = |mut b: Batch| {
+                (0..b.len() as u32).for_each(|r| b.ask(r, r % 7, 0));
+                b
+            };
+            let mut plain = Batch::default();
+            for end in ends {
+                plain.push(None, &[shared, end].concat());
+            }
+            let want = {
+                let input = model.upload(gpu, &acts, &all_asked(plain), 0.0).expect("a valid batch");
+                model.answer(gpu, &acts, &input).into_iter().map(|(_, best)| best).collect::<Vec<_>>()
+            };
+            let want = [&want[..57], &want[57..]];
+            let (mut seen, own) = ([0; 2], [50, 75]);
+            for step in 0..6 {
+                let mut b = Batch::default();
+                let root = match step {
+                    0 => b.push_at(None, 3, shared),
+                    _ => b.cached(None, 3, shared.len()),
+                };
+                let mut rows = if step == 0 { Vec::from_iter((0..37).map(|i| (0, i))) } else { vec![] };
+                for s in 0..2 {
+                    let n = [3, 1][s].min(ends[s].len() - seen[s]);
+                    let parent = if seen[s] > 0 { b.cached(Some(root), own[s], seen[s]) } else { root };
+                    b.push_at(Some(parent), own[s] + seen[s] as u32, &ends[s][seen[s]..seen[s] + n]);
+                    rows.extend((seen[s]..seen[s] + n).map(|i| (s, 37 + i)));
+                    seen[s] += n;
+                }
+                let input = model.upload_cached(gpu, &acts, &cache, &all_asked(b)).expect("a valid batch");
+                for ((_, best), (s, i)) in model.answer(gpu, &acts, &input).into_iter().zip(rows) {
+                    assert_eq!(best, want[s][i], "token {i} of {s}, {dtype:?}");
+                }
+            }
+        }
     });
 }

@@ -3,7 +3,7 @@
 
 use flanrt::arena::Arena;
 use flanrt::cpu::Cpu;
-use flanrt::model::{Acts, Config, Input, Model, Params, Recompute, Sizes};
+use flanrt::model::{Acts, Cache, Config, Input, Model, Params, Recompute, Sizes};
 use flanrt::ops::optim::{self, AdamState, Master, NUMBERS};
 use flanrt::ops::{AdamW, Batch, Device};
 use flanrt::tensor::{DType, Tensor};
@@ -318,4 +318,86 @@ fn a_shared_context_gives_the_bits_of_plain_sequences() {
         };
         assert_eq!(predict(&forest), predict(&plain), "{case}");
     }
+}
+
+/// Two sequences that begin alike, and a third, in pieces of any size, computed beside one another over a cache: every
+/// logit has the bits of the plain pass.
+#[test]
+fn logits_over_a_cache_have_the_bits_of_the_plain_pass() {
+    for case in CASES {
+        let ids = Expected::of(case).u32s("ids");
+        let (shared, ends) = (&ids[..9], [&ids[9..21], &ids[3..10], &ids[1..20]]);
+        let whole = [[shared, ends[0]].concat(), [shared, ends[1]].concat(), ends[2].to_vec()];
+        let mut plain = Batch::default();
+        for s in &whole {
+            plain.push(None, s);
+        }
+        let rig = Rig::plain(case, &plain);
+        let vocab = rig.model.config.vocab;
+        let logits = |input: &Input| rig.model.logits(&*rig.device, &rig.acts, input);
+        let want = logits(&rig.upload(&all_rows(&plain)));
+
+        let profile = rig.device.profile();
+        let (_arena, cache) = Arena::carve(&*rig.device, |arena| {
+            Cache::carve(&rig.model.config, arena, DType::F32, 80, plain.len(), profile)
+        })
+        .unwrap();
+        for pieces in [[1, 1, 1], [4, 1, 3], [2, 100, 5]] {
+            // Rows of the shared tokens, and of each sequence's own, with gaps between and not in order.
+            let (root, own) = (50, [30, 10, 60]);
+            let (mut seen, mut compared) = ([0; 3], 0);
+            for step in 0.. {
+                let mut batch = Batch::default();
+                let root = match step {
+                    0 => batch.push_at(None, root, shared),
+                    _ => batch.cached(None, root, shared.len()),
+                };
+                let mut rows = if step == 0 { Vec::from_iter((0..9).map(|i| (0, i))) } else { vec![] };
+                for s in 0..3 {
+                    let n = pieces[s].min(ends[s].len() - seen[s]);
+                    if n == 0 {
+                        continue;
+                    }
+                    let mut parent = (s < 2).then_some(root);
+                    if seen[s] > 0 {
+                        parent = Some(batch.cached(parent, own[s], seen[s]));
+                    }
+                    batch.push_at(parent, own[s] + seen[s] as u32, &ends[s][seen[s]..seen[s] + n]);
+                    let first = seen[s] + if s < 2 { 9 } else { 0 };
+                    rows.extend((first..first + n).map(|i| (s, i)));
+                    seen[s] += n;
+                }
+                if batch.is_empty() {
+                    break;
+                }
+                let batch = all_rows(&batch);
+                let input = rig.model.upload_cached(&*rig.device, &rig.acts, &cache, &batch).unwrap();
+                let got = logits(&input);
+                for (got, (s, i)) in got.chunks(vocab).zip(rows) {
+                    let at = plain.segments[s].start as usize + i;
+                    assert!(got == &want[at * vocab..][..vocab], "{case}: token {i} of {s}, {pieces:?}");
+                    compared += 1;
+                }
+            }
+            assert_eq!(compared, plain.len() - 9, "{case}");
+        }
+    }
+}
+
+#[test]
+fn batches_that_break_the_laws_of_a_cache_are_refused() {
+    let mut batch = Batch::default();
+    let seen = batch.cached(None, 4, 6);
+    batch.push_at(Some(seen), 10, &[1, 2]);
+    batch.push_at(Some(seen), 12, &[3]);
+    batch.ask(1, 0, 0);
+    batch.check_cached(4, 8, 13).unwrap();
+    assert_eq!((batch.positions(), batch.slots()), (vec![6, 7, 6], vec![10, 11, 12]));
+    for (vocab, context, rows) in [(3, 8, 13), (4, 7, 13), (4, 8, 12)] {
+        batch.check_cached(vocab, context, rows).unwrap_err();
+    }
+    batch.check(4, 8).unwrap_err();
+    batch.push_at(None, 11, &[1]);
+    let e = batch.check_cached(4, 8, 13).unwrap_err();
+    assert!(e.message.contains("overlap"), "{}", e.message);
 }

@@ -312,6 +312,13 @@ pub(crate) fn rows(model: &Model, dtype: DType) -> Vec<Case> {
                 Box::new(move |device| device.gather_rows(y, x, index))
             })
         }),
+        case("put_rows", &[(dtype, t / 2, d), (dtype, t / 2, d)], {
+            Box::new(move |s| {
+                let (y, x) = (s.normal(dtype, t, d), s.normal(dtype, t / 2, d));
+                let index = s.index(t / 2, |i| 2 * i as u32);
+                Box::new(move |device| device.put_rows(y, x, index))
+            })
+        }),
         case("scatter_rows", &[x, (dtype, t / 2, d)], {
             Box::new(move |s| {
                 let (dx, dy) = (s.normal(dtype, t, d), s.normal(dtype, t / 2, d));

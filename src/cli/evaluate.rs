@@ -11,10 +11,12 @@ use crate::flan::{Catalog, DataDirs, FORMAT_FILE, Format, Join, Mode, Part, Task
 use crate::progress::Progress;
 use crate::score::log::Row;
 use crate::score::requests::Requests;
-use crate::score::{Boundary, Engine, Hooks, ScoreOptions, run as score_requests};
+use crate::score::generate::{GenerateOptions, encode_prompt, generate};
+use crate::score::{Boundary, Encode, Engine, Hooks, ScoreOptions, run as score_requests};
 use crate::text::{Files, Tokenizer};
 use crate::weights::Source;
 use clap::Args;
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -147,11 +149,31 @@ impl Prepared {
     }
 }
 
+/// A tokenizer that puts nothing in front: chat templates write BOS where they want it.
+struct Bare<'a>(&'a Tokenizer);
+
+impl Encode for Bare<'_> {
+    fn prefix(&self) -> &[u32] {
+        &[]
+    }
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.0.encode_bare(text)
+    }
+    fn encode_bare(&self, text: &str) -> Result<Vec<u32>> {
+        self.0.encode_bare(text)
+    }
+    fn eos(&self) -> Option<u32> {
+        self.0.eos()
+    }
+}
+
 /// The model behind an evaluation.
 struct Model<'a, 'd> {
     engine: &'a mut Engine<'d>,
     tokenizer: &'a Tokenizer,
+    encode: &'a dyn Encode,
     scoring: ScoreOptions,
+    generating: GenerateOptions,
     work: &'a Path,
     global: &'a Global,
     stop: &'a AtomicBool,
@@ -175,7 +197,7 @@ impl Answer for Model<'_, '_> {
             };
             let mut note = |message: &str| say!("{message}");
             let mut hooks = Hooks { progress: &mut on_progress, say: &mut note, interrupted: self.stop };
-            score_requests(requests, self.tokenizer, self.engine, &options, &mut hooks)?;
+            score_requests(requests, self.encode, self.engine, &options, &mut hooks)?;
             if let Some(p) = progress {
                 p.finish();
             }
@@ -188,8 +210,35 @@ impl Answer for Model<'_, '_> {
     }
 
     fn answer(&mut self, name: &str, questions: &[Question]) -> Result<Vec<String>> {
-        let _ = questions;
-        Err(Error::usage(format!("{name}: answers in words cannot be generated yet")))
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{} {:?} {:?}", self.scoring.model, self.scoring.settings, self.generating).as_bytes());
+        questions.iter().for_each(|q| _ = hasher.update(q.context.as_bytes()).update(b"\n\0"));
+        let hash = hasher.finalize().to_hex()[..24].to_owned();
+        let file = self.work.join(format!("{}_{hash}.json", name.replace(':', "_")));
+        if let Ok(bytes) = std::fs::read(&file) {
+            return serde_json::from_slice(&bytes).map_err(|e| Error::disk(format!("{}: {e}", file.display())));
+        }
+        let ids = questions
+            .par_iter()
+            .map(|q| encode_prompt(self.encode, &q.context).map_err(|e| e.at(name)))
+            .collect::<Result<Vec<_>>>()?;
+        let mut progress = None;
+        let mode = self.global.progress;
+        let mut on_progress = |done: usize, total: usize| {
+            let p = progress
+                .get_or_insert_with(|| Progress::new(mode, &format!("answer {name}"), total as u64, "prompt"));
+            p.set(done as u64, &[]);
+        };
+        let mut note = |message: &str| say!("{message}");
+        let mut hooks = Hooks { progress: &mut on_progress, say: &mut note, interrupted: self.stop };
+        let outputs = generate(&ids, self.tokenizer, self.engine, &self.generating, &mut hooks)?;
+        if let Some(p) = progress {
+            p.finish();
+        }
+        let texts: Vec<String> = outputs.into_iter().map(|o| o.text.trim().to_owned()).collect();
+        let bytes = serde_json::to_vec(&texts).map_err(|e| Error::internal(e.to_string()))?;
+        crate::disk::write_atomic(&file, &bytes)?;
+        Ok(texts)
     }
 }
 
@@ -238,7 +287,25 @@ pub(super) fn run(
     let eos = tokenizer.eos().is_some();
     let rule = if eos { o.rule } else { Rule::Sum };
     let scoring = ScoreOptions { boundary, unconditional: None, eos, ..scoring };
-    let mut model = Model { engine, tokenizer, scoring: scoring.clone(), work: &work, global, stop };
+    let bare = Bare(tokenizer);
+    let encode: &dyn Encode = if writer.format.prefix() { tokenizer } else { &bare };
+    let generating = GenerateOptions {
+        max_new_tokens: w.target_tokens,
+        stop_ids: tokenizer.stop_ids().to_vec(),
+        // A model that was not tuned goes on with the next line, or the next example.
+        stop: match (w.prompt, writer.format.join) {
+            (Mode::Continuation, _) => vec!["\n".into()],
+            (_, Join::Newline) => vec!["\n\n".into()],
+            _ => Vec::new(),
+        },
+        prefix: encode.prefix().to_vec(),
+        batch_size: scoring.batch_size,
+        window: scoring.window,
+        unrolled: scoring.unrolled,
+    };
+    let scoring_of = scoring.clone();
+    let mut model =
+        Model { engine, tokenizer, encode, scoring: scoring_of, generating, work: &work, global, stop };
     let mut report = Report {
         model: source.name(),
         model_hash: scoring.model.clone(),

@@ -6,6 +6,7 @@ mod device;
 mod doctor;
 mod evaluate;
 mod finetune;
+mod generate;
 mod mixture;
 mod model;
 mod plan;
@@ -61,6 +62,8 @@ enum Command {
     Pretrain(finetune::Pretrain),
     /// Score requests or the likelihood of a text
     Score(score::Score),
+    /// Write what a model says after a prompt, or after every prompt of a file: greedy
+    Generate(generate::Generate),
     /// Print what a training run will need: memory, disk
     Plan(plan::Plan),
     /// Look at model folders
@@ -146,6 +149,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Finetune(c) => finetune::finetune(c, global),
         Command::Pretrain(c) => finetune::pretrain(c, global),
         Command::Score(c) => score::run(c, global),
+        Command::Generate(c) => generate::run(c, global),
         Command::Plan(c) => plan::run(c, global),
         Command::Model(c) => model::run(c, global),
         Command::Data(c) => data::run(c, global),

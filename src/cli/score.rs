@@ -71,7 +71,7 @@ fn boundary(text: &str) -> std::result::Result<Boundary, String> {
     serde_json::from_value(text.into()).map_err(|_| "expected joint, lm-eval or separate".to_string())
 }
 
-fn dtype(text: &str) -> std::result::Result<DType, String> {
+pub(super) fn dtype(text: &str) -> std::result::Result<DType, String> {
     let parsed = serde_json::from_value(text.into()).ok().filter(|d| !matches!(d, DType::U32 | DType::U16));
     parsed.ok_or_else(|| "expected f32, bf16 or f16".to_string())
 }
@@ -89,19 +89,20 @@ fn model_hash(file: &Checkpoint, config: &crate::model::Config) -> Result<String
     Ok(hasher.finalize().to_hex()[..32].to_string())
 }
 
-/// Refuses to replace the requests, or a file that holds something else than results.
-fn check_out(out: &Path, requests: &Path) -> Result<()> {
-    if out.canonicalize().ok().is_some_and(|out| requests.canonicalize().ok() == Some(out)) {
+/// Refuses to replace the file that is read, or one that holds something else than results: rows with an id and one of
+/// `keys`.
+pub(super) fn check_out(out: &Path, from: &Path, keys: &[&str]) -> Result<()> {
+    if out.canonicalize().ok().is_some_and(|out| from.canonicalize().ok() == Some(out)) {
+        let what = if keys.contains(&"options") { "requests" } else { "prompts" };
         return Err(
-            Error::usage(format!("--out {} is the requests file", out.display())).fix("name another file")
+            Error::usage(format!("--out {} is the {what} file", out.display())).fix("name another file")
         );
     }
     let Some(file) = std::fs::File::open(out).ok().filter(|_| out.is_file()) else { return Ok(()) };
     let mut first = String::new();
     let read = std::io::BufReader::new(file).read_line(&mut first);
     let row = serde_json::from_str::<serde_json::Value>(&first).unwrap_or_default();
-    if read.is_ok_and(|n| n == 0)
-        || row.get("id").is_some() && (row.get("options").is_some() || row.get("logprob").is_some())
+    if read.is_ok_and(|n| n == 0) || row.get("id").is_some() && keys.iter().any(|key| row.get(key).is_some())
     {
         return Ok(());
     }
@@ -131,7 +132,7 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
         )));
     }
     if let (Some(out), Some(from)) = (&c.out, &c.requests) {
-        check_out(out, from)?;
+        check_out(out, from, &["options", "logprob"])?;
     }
     // A token holds at least a byte, but for what the tokenizer puts in front.
     let bytes = match (&requests, &text) {

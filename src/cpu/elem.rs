@@ -1,4 +1,4 @@
-//! Conversions, gathers, sums of rows.
+//! Conversions, gathers, placements, sums of rows.
 
 use super::rows::{indices, shape, store, view, with_buffers};
 use super::{Cpu, rows_for, simd};
@@ -30,6 +30,18 @@ impl Elem for Cpu {
             with_buffers([x.cols()], |[line]| {
                 for r in rows {
                     store(y, r, 0, view(line, x, index[r] as usize, 0, x.cols()));
+                }
+            });
+        });
+    }
+
+    fn put_rows(&self, y: Tensor, x: Tensor, index: Tensor) {
+        shape!(x, index.cols(), y.cols());
+        let index = indices(index);
+        self.blocks(x.rows(), rows_for(x.cols(), 1 << 14), |rows| {
+            with_buffers([x.cols()], |[line]| {
+                for r in rows {
+                    store(y, index[r] as usize, 0, view(line, x, r, 0, x.cols()));
                 }
             });
         });

@@ -1,4 +1,4 @@
-//! Conversions, gathers, scatters, sums over rows.
+//! Conversions, gathers, placements, scatters, sums over rows.
 
 use super::Cuda;
 use super::launch::{Arg, DTYPES, Kernel, Launch, shape};
@@ -41,6 +41,12 @@ const GATHER: Kernel = Kernel {
     threads: THREADS,
     params: "y: *mut T, y_stride: i64, x: *const T, x_stride: i64, index: *const u32, rows: i32, cols: i32",
 };
+const PUT: Kernel = Kernel {
+    name: "put_rows",
+    variants: DTYPES,
+    threads: THREADS,
+    params: "y: *mut T, y_stride: i64, x: *const T, x_stride: i64, index: *const u32, rows: i32, cols: i32",
+};
 const SCATTER: Kernel = Kernel {
     name: "scatter_rows",
     variants: DTYPES,
@@ -59,7 +65,7 @@ const ADD: Kernel = Kernel {
     threads: ADDERS.0,
     params: "out: *mut T, partials: *const f32, count: i32, cols: i32",
 };
-pub(super) const KERNELS: &[Kernel] = &[CONVERT, GATHER, SCATTER, SUM, ADD];
+pub(super) const KERNELS: &[Kernel] = &[CONVERT, GATHER, PUT, SCATTER, SUM, ADD];
 
 /// Rows summed into each partial of `rows`: by their number alone, so that a sum's order is the same on every GPU.
 fn rows_a_partial(rows: usize) -> usize {
@@ -87,13 +93,19 @@ impl Cuda {
 
     /// `y[i] = x[index[i]]`, all shapes known to be right.
     pub(super) fn gather(&self, y: Tensor, x: Tensor, index: Tensor) {
+        self.move_rows(&GATHER, y, x, index);
+    }
+
+    /// Launches `kernel` over the rows of `index`.
+    fn move_rows(&self, kernel: &'static Kernel, y: Tensor, x: Tensor, index: Tensor) {
         indices(index);
-        if y.is_empty() {
+        let (rows, cols) = (index.cols(), y.cols());
+        if rows == 0 || cols == 0 {
             return;
         }
-        let how = Launch::new(chunked(y.rows(), y.cols(), lanes(y.dtype()), 4), THREADS);
+        let how = Launch::new(chunked(rows, cols, lanes(y.dtype()), 4), THREADS);
         self.launch(
-            &GATHER,
+            kernel,
             y.dtype().name(),
             how,
             &[
@@ -102,8 +114,8 @@ impl Cuda {
                 x.into(),
                 stride(x).into(),
                 index.into(),
-                int(y.rows()).into(),
-                int(y.cols()).into(),
+                int(rows).into(),
+                int(cols).into(),
             ],
         );
     }
@@ -144,6 +156,11 @@ impl Elem for Cuda {
     fn gather_rows(&self, y: Tensor, x: Tensor, index: Tensor) {
         shape!(y, index.cols(), x.cols());
         self.gather(y, x, index);
+    }
+
+    fn put_rows(&self, y: Tensor, x: Tensor, index: Tensor) {
+        shape!(x, index.cols(), y.cols());
+        self.move_rows(&PUT, y, x, index);
     }
 
     fn scatter_rows(&self, dx: Tensor, dy: Tensor, index: Tensor) {

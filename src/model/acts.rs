@@ -4,6 +4,7 @@
 //! its backward pass is set by [`Recompute`]; what it does not keep lies in one place for all blocks and is computed again, with
 //! the same bits. There are two places for batches that take turns, so that one can be filled while the other is worked on.
 
+use super::cache::Cache;
 use super::config::Config;
 use crate::arena::Arena;
 use crate::ops::loss::NO_TARGET;
@@ -210,6 +211,8 @@ pub struct Input {
     pub segments: Vec<Segment>,
     /// What the attention ops keep of it.
     pub table: Tensor,
+    /// The cache that the batch continues, and the rows of it that the batch's keys and values get, `[1, t]` u32.
+    pub(super) cache: Option<(Cache, Tensor)>,
     /// How many of the predicting rows are the batch's own, without filling.
     pub(super) distinct: usize,
     /// The targets of the batch itself, without filling.
@@ -316,8 +319,15 @@ impl Acts {
     }
 
     /// Puts `batch` at its place, filled up as the device asks: with tokens 0 in segments of their own, at most `longest`
-    /// long, and predictions of nothing.
-    pub(super) fn upload(&self, device: &dyn Device, batch: &Batch, scale: f32, longest: usize) -> Input {
+    /// long, and predictions of nothing. Over a `cache` these tokens have rows of their own.
+    pub(super) fn upload(
+        &self,
+        device: &dyn Device,
+        batch: &Batch,
+        cache: Option<&Cache>,
+        scale: f32,
+        longest: usize,
+    ) -> Input {
         let (mut t, asks) = (batch.len(), batch.rows.len());
         assert!(
             t <= self.sizes.tokens && asks <= self.sizes.asks,
@@ -326,15 +336,19 @@ impl Acts {
         );
         let (mut tokens, mut positions) = (batch.tokens.clone(), batch.positions());
         let mut segments = batch.segments.clone();
+        let mut slots = cache.map(|_| batch.slots());
         let multiple = self.sizes.profile.multiple;
         let filled = t.next_multiple_of(multiple);
         while t < filled {
             let len = longest.min(filled - t);
-            let start = t as u32;
+            let start = cache.map_or(t, |c| c.rows() + t - batch.len()) as u32;
+            if let Some(slots) = &mut slots {
+                slots.extend(start..start + len as u32);
+            }
             segments.push(Segment {
                 parent: None,
                 start,
-                queries: Some(start),
+                queries: Some(t as u32),
                 len: len as u32,
                 position: 0,
             });
@@ -381,6 +395,7 @@ impl Acts {
             scale: place.scale,
             segments,
             table: place.table,
+            cache: cache.zip(slots).map(|(c, slots)| (c.clone(), put(c.slots(slot), &slots))),
             distinct,
             wanted: batch.targets.clone(),
             key: [self.id, slot as u64, t as u64, unique.len() as u64, rows.len() as u64],

@@ -66,8 +66,18 @@ fn inner(device: &dyn Device, model: &Model, l: usize, view: &View, input: &Inpu
     }
     device.rope(qkv.q, input.positions, model.rope, false);
     device.rope(qkv.k, input.positions, model.rope, false);
+    // Over a cache: the batch's own keys and values join those that were there
+    let (k, v) = match &input.cache {
+        None => (qkv.k, qkv.v),
+        Some((cache, slots)) => {
+            let (k, v) = cache.layer(l);
+            device.put_rows(k, qkv.k, *slots);
+            device.put_rows(v, qkv.v, *slots);
+            (k, v)
+        }
+    };
     // 4, 5: attention, its output projection and residual
-    device.attention_fwd(a.o, a.lse, qkv.q, qkv.k, qkv.v, &input.forest(), heads(model, l));
+    device.attention_fwd(a.o, a.lse, qkv.q, k, v, &input.forest(), heads(model, l));
     device.matmul(a.mid, a.o, p.out, Form::NT, Epilogue::add(p.out_bias, Some(x)));
     // 6, 7, 8: norm, gate and up, their product
     device.rms_norm_fwd(a.h2, a.rstd2, a.mid, p.norm2, eps);

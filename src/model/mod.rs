@@ -5,6 +5,7 @@
 
 mod acts;
 mod block;
+mod cache;
 mod config;
 mod head;
 mod init;
@@ -12,6 +13,7 @@ mod params;
 mod rope;
 
 pub use acts::{Acts, Input, Recompute, Sizes};
+pub use cache::{Cache, Rows};
 pub use config::{Config, Scaling};
 pub use params::{Named, Params};
 
@@ -25,6 +27,7 @@ use crate::tensor::{DType, Tensor};
 enum Pass {
     Train,
     Predict,
+    Continue,
 }
 
 /// A model on a device: the configuration, its weights and the rotary table.
@@ -61,8 +64,10 @@ impl Model {
     /// Per-token losses of a batch and the gradient of `scale * sum(losses)`, added to `grads`.
     /// The losses stay on the device: the result is their handle, `[1, asks]` f32, valid until the next pass.
     pub fn train(&self, device: &dyn Device, acts: &Acts, input: &Input, grads: &Params) -> Tensor {
+        assert!(input.cache.is_none(), "a backward pass needs the whole sequence in its batch");
         let view = acts.view(input.tokens.cols());
-        self.replay(device, acts, Pass::Train, input, grads.all, &mut || {
+        let place = grads.all.addr() as u64;
+        self.replay(device, acts, Pass::Train, input, place, &mut || {
             self.forward(device, acts, input);
             head::loss(device, self, &view, input, grads);
             for l in (0..self.config.layers).rev() {
@@ -73,37 +78,49 @@ impl Model {
         view.values.slice_cols(0..input.wanted.len())
     }
 
-    /// Has the device record `work` for inputs of this size, and play it again.
+    /// Has the device record `work` for inputs of this size, and play it again. `place` stands for what `work` uses besides.
     fn replay(
         &self,
         device: &dyn Device,
         acts: &Acts,
         pass: Pass,
         input: &Input,
-        grads: Tensor,
+        place: u64,
         work: &mut dyn FnMut(),
     ) {
         let [id, slot, t, unique, asks] = input.key;
-        let (weights, grads) = (self.params.all.addr() as u64, grads.addr() as u64);
-        device.replay(&[pass as u64, id, slot, t, unique, asks, weights, grads], work);
+        let weights = self.params.all.addr() as u64;
+        device.replay(&[pass as u64, id, slot, t, unique, asks, weights, place], work);
         acts.turn();
     }
 
     /// For every ask of the batch the log-probability of its target and whether it is the likeliest token.
     pub fn predict(&self, device: &dyn Device, acts: &Acts, input: &Input) -> Vec<(f32, bool)> {
+        let answers = self.answer(device, acts, input);
+        answers.into_iter().zip(&input.wanted).map(|((p, best), &wanted)| (p, best == wanted)).collect()
+    }
+
+    /// For every ask of the batch the log-probability of its target, and the likeliest token (the first on a tie).
+    pub fn answer(&self, device: &dyn Device, acts: &Acts, input: &Input) -> Vec<(f32, u32)> {
         let n = input.wanted.len();
-        if n == 0 {
+        if n == 0 && input.cache.is_none() {
             return Vec::new();
         }
         let view = acts.view(input.tokens.cols());
-        self.replay(device, acts, Pass::Predict, input, view.values, &mut || {
+        let (pass, place) = match &input.cache {
+            None => (Pass::Predict, 0),
+            Some((cache, _)) => (Pass::Continue, cache.id),
+        };
+        self.replay(device, acts, pass, input, place, &mut || {
             self.forward(device, acts, input);
-            head::predict(device, self, &view, input);
+            if n > 0 {
+                head::predict(device, self, &view, input);
+            }
         });
         let (mut logprobs, mut likeliest) = (vec![0f32; n], vec![0u32; n]);
         device.read(bytemuck::cast_slice_mut(&mut logprobs), view.values.slice_cols(0..n));
         device.read(bytemuck::cast_slice_mut(&mut likeliest), view.best.slice_cols(0..n));
-        (0..n).map(|i| (logprobs[i], likeliest[i] == input.wanted[i])).collect()
+        logprobs.into_iter().zip(likeliest).collect()
     }
 
     /// The logits of the rows asked for, `[asks, v]` row by row: for generation and tests, not for scoring.
@@ -115,7 +132,21 @@ impl Model {
     /// Checks `batch` and puts it at one of its two places on the device. `scale` is the factor on its losses in training.
     pub fn upload(&self, device: &dyn Device, acts: &Acts, batch: &Batch, scale: f32) -> Result<Input> {
         batch.check(self.config.vocab, self.rope.rows())?;
-        Ok(acts.upload(device, batch, scale, self.rope.rows()))
+        Ok(acts.upload(device, batch, None, scale, self.rope.rows()))
+    }
+
+    /// The same for a batch that continues what `cache` holds, to be answered and not trained on: the passes over it put the
+    /// keys and values of its tokens into the cache. Of what an earlier pass put there nothing is checked: it is the caller's
+    /// to name rows that hold the path's own tokens.
+    pub fn upload_cached(
+        &self,
+        device: &dyn Device,
+        acts: &Acts,
+        cache: &Cache,
+        batch: &Batch,
+    ) -> Result<Input> {
+        batch.check_cached(self.config.vocab, self.rope.rows(), cache.rows())?;
+        Ok(acts.upload(device, batch, Some(cache), 0.0, self.rope.rows()))
     }
 
     /// Gives `put` random weights (for pretraining): every parameter and its values as f32 bytes, normal with the configured

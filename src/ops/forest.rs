@@ -59,20 +59,30 @@ impl Batch {
 
     /// Appends a segment of `tokens` under `parent` and returns its index.
     pub fn push(&mut self, parent: Option<u32>, tokens: &[u32]) -> u32 {
-        assert!(!tokens.is_empty(), "a segment holds at least one token");
+        self.push_at(parent, self.len() as u32, tokens)
+    }
+
+    /// Appends, in a batch over a cache, a segment of `len` tokens that were computed before: their keys and values lie at
+    /// the cache rows `start..start + len`. Returns its index.
+    pub fn cached(&mut self, parent: Option<u32>, start: u32, len: usize) -> u32 {
+        self.behind(parent, start, None, len)
+    }
+
+    /// Appends, in a batch over a cache, a segment of new `tokens` whose keys and values get the cache rows from `start` on.
+    /// Returns its index.
+    pub fn push_at(&mut self, parent: Option<u32>, start: u32, tokens: &[u32]) -> u32 {
+        let queries = Some(self.len() as u32);
+        self.tokens.extend_from_slice(tokens);
+        self.behind(parent, start, queries, tokens.len())
+    }
+
+    fn behind(&mut self, parent: Option<u32>, start: u32, queries: Option<u32>, len: usize) -> u32 {
+        assert!(len > 0, "a segment holds at least one token");
         let position = parent.map_or(0, |p| {
             let p = self.segments[p as usize];
             p.position + p.len
         });
-        let start = self.len() as u32;
-        self.segments.push(Segment {
-            parent,
-            start,
-            queries: Some(start),
-            len: tokens.len() as u32,
-            position,
-        });
-        self.tokens.extend_from_slice(tokens);
+        self.segments.push(Segment { parent, start, queries, len: len as u32, position });
         self.segments.len() as u32 - 1
     }
 
@@ -93,11 +103,37 @@ impl Batch {
 
     /// The position of every token, `[t]`.
     pub fn positions(&self) -> Vec<u32> {
-        self.segments.iter().flat_map(|s| s.position..s.position + s.len).collect()
+        self.new_segments().flat_map(|s| s.position..s.position + s.len).collect()
+    }
+
+    /// The row of keys and values of every token, `[t]`: in a cache, or in the batch itself.
+    pub fn slots(&self) -> Vec<u32> {
+        self.new_segments().flat_map(|s| s.start..s.start + s.len).collect()
+    }
+
+    /// The segments that have tokens in this batch.
+    fn new_segments(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.iter().filter(|s| s.queries.is_some())
     }
 
     /// Checks the laws of the forest against a model's `vocab` size and longest `context`.
     pub fn check(&self, vocab: usize, context: usize) -> Result<()> {
+        self.laws(vocab, context, None)
+    }
+
+    /// The same for a batch over a cache of `rows` rows: segments of tokens lie in row order, their keys and values anywhere
+    /// in the cache, but no two at one row.
+    pub fn check_cached(&self, vocab: usize, context: usize, rows: usize) -> Result<()> {
+        self.laws(vocab, context, Some(rows))?;
+        let mut places: Vec<_> = self.new_segments().map(|s| s.start..s.start + s.len).collect();
+        places.sort_by_key(|p| p.start);
+        match places.windows(2).find(|w| w[0].end > w[1].start) {
+            Some(w) => Err(Error::internal(format!("cache rows {:?} and {:?} overlap", w[0], w[1]))),
+            None => Ok(()),
+        }
+    }
+
+    fn laws(&self, vocab: usize, context: usize, cache: Option<usize>) -> Result<()> {
         let mut row = 0;
         for (i, s) in self.segments.iter().enumerate() {
             let position = match s.parent {
@@ -112,7 +148,11 @@ impl Batch {
                     )));
                 }
             };
-            if (s.start, s.queries) != (row, Some(row)) || s.len == 0 || s.position != position {
+            let place = match cache {
+                None => (s.start, s.queries) == (row, Some(row)),
+                Some(rows) => s.queries.is_none_or(|q| q == row) && s.start as usize + s.len as usize <= rows,
+            };
+            if !place || s.len == 0 || s.position != position {
                 return Err(Error::internal(format!("segment {i} breaks the forest's layout: {s:?}")));
             }
             if (s.position + s.len) as usize > context {
@@ -121,7 +161,7 @@ impl Batch {
                     s.position + s.len
                 )));
             }
-            row += s.len;
+            row += if s.queries.is_some() { s.len } else { 0 };
         }
         let t = self.len();
         let asks = self.rows.len();

@@ -1,7 +1,7 @@
-//! Scoring: requests -> forest batches -> log-probabilities -> choices -> metrics.
+//! Scoring: requests -> forest batches -> log-probabilities -> choices -> metrics; and prompts -> texts.
 //!
-//! Two seams keep this layer free of models and files of models: [`Encode`] is what it needs of a tokenizer, [`Predict`]
-//! one forward pass over a forest batch. Everything a request's numbers depend on is a function of that request alone:
+//! Three seams keep this layer free of models and files of models: [`Encode`] (with [`Decode`]) is what it needs of a tokenizer, [`Predict`]
+//! one forward pass over a forest batch, [`Generate`] one that continues earlier ones. Everything a request's numbers depend on is a function of that request alone:
 //! batches, their size and the order of the requests only decide what is computed together.
 
 use crate::error::Result;
@@ -10,8 +10,10 @@ use crate::ops::forest::Batch;
 pub mod boundary;
 pub mod engine;
 pub mod forest;
+pub mod generate;
 pub mod log;
 pub mod metrics;
+pub mod prompts;
 pub mod requests;
 pub mod run;
 pub mod summary;
@@ -19,6 +21,8 @@ pub mod text;
 
 pub use boundary::Boundary;
 pub use engine::Engine;
+pub use generate::{GenerateOptions, Output, Stopped, encode_prompt, generate};
+pub use prompts::{Prompt, read_prompts};
 pub use requests::Requests;
 pub use run::{Hooks, ScoreOptions, run};
 pub use summary::Summary;
@@ -57,13 +61,31 @@ pub trait Predict {
     fn asks_capacity(&self) -> usize;
 }
 
+/// What generation needs of a tokenizer, beside [`Encode`].
+pub trait Decode: Sync {
+    /// The text of `ids`, without special tokens.
+    fn decode(&self, ids: &[u32]) -> Result<String>;
+}
+
+/// A model that can keep keys and values from pass to pass.
+pub trait Generate: Predict {
+    /// Makes room for the keys and values of `wanted` tokens, or of as many as memory allows, but of no fewer than `least`;
+    /// returns of how many. What was kept is forgotten.
+    fn reserve(&mut self, wanted: usize, least: usize) -> Result<usize>;
+    /// One pass over the new tokens of `batch`, whose segments lie in that room, and the likeliest token (the first on a
+    /// tie) after the row of each of its asks, in their order. Targets are any tokens.
+    fn next(&mut self, batch: &Batch) -> Result<Vec<u32>>;
+    /// How many sequences at a time keep it busy.
+    fn sequences(&self) -> usize;
+}
+
 #[cfg(test)]
 pub(crate) mod fake {
     //! A tokenizer with merges across word borders, and a model whose answer is a pure function of the token path.
 
-    use super::{Encode, Predict, Prediction};
+    use super::{Decode, Encode, Generate, Predict, Prediction};
     use crate::error::{Error, Result};
-    use crate::ops::forest::Batch;
+    use crate::ops::forest::{Batch, Segment};
 
     /// One id per character (its code point), except that each string of `merges` is one id (1000 + its index).
     pub(crate) struct Words {
@@ -99,6 +121,22 @@ pub(crate) mod fake {
         }
     }
 
+    impl Decode for Words {
+        fn decode(&self, ids: &[u32]) -> Result<String> {
+            let own = |&id: &u32| id >= 1000 || Some(id) != self.eos && !self.prefix.contains(&id);
+            let text = |&id: &u32| match id.checked_sub(1000) {
+                Some(merge) => self.merges[merge as usize].to_string(),
+                None => char::from_u32(id).into_iter().collect(),
+            };
+            Ok(ids.iter().filter(|id| own(id)).map(text).collect())
+        }
+    }
+
+    /// The fake's next token: a letter, by a hash of the path.
+    pub(crate) fn letter(path: &[u32]) -> u32 {
+        97 + (-answer(path, 0).logprob * 1_000_003.0) as u32 % 26
+    }
+
     /// The fake's answer: a hash of the path and the target.
     pub(crate) fn answer(path: &[u32], target: u32) -> Prediction {
         let h = path.iter().chain([&target]).fold(0xcbf2_9ce4_8422_2325_u64, |h, &t| {
@@ -115,11 +153,23 @@ pub(crate) mod fake {
         pub(crate) tokens: usize,
         /// Fails once this many batches have run.
         pub(crate) fails_after: usize,
+        /// Rows of a cache that there is memory for, and the token whose keys lie at each.
+        pub(crate) room: usize,
+        pub(crate) cache: Vec<u32>,
     }
 
     impl Model {
         pub(crate) fn new(context: usize, capacity: usize, asks: usize) -> Self {
-            Self { context, capacity, asks, batches: 0, tokens: 0, fails_after: usize::MAX }
+            Self {
+                context,
+                capacity,
+                asks,
+                batches: 0,
+                tokens: 0,
+                fails_after: usize::MAX,
+                room: usize::MAX,
+                cache: vec![],
+            }
         }
     }
 
@@ -154,6 +204,40 @@ pub(crate) mod fake {
         }
         fn asks_capacity(&self) -> usize {
             self.asks
+        }
+    }
+
+    impl Generate for Model {
+        fn reserve(&mut self, wanted: usize, least: usize) -> Result<usize> {
+            self.cache = vec![u32::MAX; wanted.min(self.room).max(least)];
+            Ok(self.cache.len())
+        }
+        fn next(&mut self, batch: &Batch) -> Result<Vec<u32>> {
+            batch.check_cached(usize::MAX, self.context, self.cache.len())?;
+            assert!(!batch.is_empty() && batch.len() <= self.capacity && batch.rows.len() <= self.asks);
+            if self.batches == self.fails_after {
+                return Err(Error::internal("the fake model fails"));
+            }
+            self.batches += 1;
+            self.tokens += batch.len();
+            batch.slots().into_iter().zip(&batch.tokens).for_each(|(at, &t)| self.cache[at as usize] = t);
+            let path = |row: u32| {
+                let own = |s: &Segment| s.queries.is_some_and(|q| (q..q + s.len).contains(&row));
+                let at = batch.segments.iter().position(own).unwrap();
+                let (mut parts, mut here) = (Vec::new(), Some(at as u32));
+                while let Some(i) = here {
+                    let s = batch.segments[i as usize];
+                    let len = if i as usize == at { row + 1 - s.queries.unwrap() } else { s.len };
+                    parts.push(&self.cache[s.start as usize..(s.start + len) as usize]);
+                    here = s.parent;
+                }
+                parts.reverse();
+                parts.concat()
+            };
+            Ok(batch.rows.iter().map(|&row| letter(&path(row))).collect())
+        }
+        fn sequences(&self) -> usize {
+            8
         }
     }
 }

@@ -70,6 +70,29 @@ fn gather_and_scatter() {
 }
 
 #[test]
+fn put_is_the_inverse_of_gather() {
+    for (dtype, (t, d)) in DTYPES.iter().flat_map(|&x| SHAPES.map(|shape| (x, shape))) {
+        for lay in [Dense, Strided] {
+            everywhere("put_rows", |s| {
+                // Every other row, from the last on: the rest stays as it is.
+                let rows: Vec<u32> = (0..t as u32).rev().step_by(2).collect();
+                let index = s.index(&rows);
+                let x = s.normal(lay, dtype, rows.len(), d, 1.0);
+                let y = s.normal(lay, dtype, t, d, 1.0);
+                let mut want = s.get(y);
+                s.device.put_rows(y, x, index);
+                let (xs, ys) = (s.get(x), s.get(y));
+                for (i, &r) in rows.iter().enumerate() {
+                    want[r as usize * d..][..d].copy_from_slice(&xs[i * d..][..d]);
+                }
+                assert!(ys == want, "{dtype:?} {t}x{d}");
+                vec![y]
+            });
+        }
+    }
+}
+
+#[test]
 fn scatter_is_the_derivative_of_gather() {
     everywhere("scatter", |s| {
         let (t, d, rows) = (7, 3, rows_of(7));
