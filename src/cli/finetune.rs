@@ -25,9 +25,14 @@ use std::time::Instant;
 #[derive(Args)]
 pub(super) struct Finetune {
     /// Model folder in Hugging Face layout, or `builtin`
+    #[arg(value_name = "MODEL")]
     model: Option<String>,
-    /// Training files: .jsonl .json .csv .tsv .txt, plain, .gz or .zst; globs and folders
+    /// Training files: .jsonl .json .csv .tsv .txt .parquet, plain, .gz or .zst; globs and folders
+    #[arg(value_name = "FILES")]
     data: Vec<String>,
+    /// The same as MODEL; all other names are files then
+    #[arg(long = "model", value_name = "MODEL")]
+    model_flag: Option<String>,
     #[command(flatten)]
     train: TrainFlags,
     #[command(flatten)]
@@ -105,9 +110,14 @@ fn resolve(
     flags.resolve(&[], global, None, &[])
 }
 
-pub(super) fn finetune(c: Finetune, global: &Global) -> Result<()> {
-    let demo =
-        c.model.as_deref().is_none_or(|m| m == "builtin") && c.data.is_empty() && c.train.config.is_none();
+pub(super) fn finetune(mut c: Finetune, global: &Global) -> Result<()> {
+    if let Some(model) = c.model_flag.take() {
+        c.data.splice(0..0, c.model.replace(model));
+    }
+    let demo = c.model.as_deref().is_none_or(|m| m == "builtin")
+        && c.data.is_empty()
+        && c.train.config.is_none()
+        && c.train.mixture.is_none();
     let command = if demo { super::prepare::demo_defaults() } else { Vec::new() };
     let resolved = resolve(&c.train, &c.go, global, &command, c.model.as_deref(), &c.data)?;
     execute(Prepared::finetune(resolved, true)?, &c.go, global)
@@ -128,6 +138,9 @@ macro_rules! say {
     ($($arg:tt)*) => { $crate::progress::tell(&format!($($arg)*)) };
 }
 pub(super) use say;
+
+/// Ids of the first example that are printed.
+const SHOWN: usize = 48;
 
 /// Key of run.json: hash of everything that decides the run's numbers.
 const DECIDED_BY: &str = "decided_by";
@@ -250,9 +263,11 @@ fn report_data(p: &Prepared, data: &Data) {
     if data.mixture.is_some() {
         // Whole, so that a person can see what is trained: markers, options, the answer.
         let shown = data.preview(&p.tokenizer, 1, |text| format!("[[{text}]]")).unwrap_or_default();
-        let ids: Vec<String> = first.tokens.iter().map(u32::to_string).collect();
+        let ids: Vec<String> = first.tokens.iter().take(SHOWN).map(u32::to_string).collect();
+        let more = first.tokens.len().saturating_sub(SHOWN);
+        let more = if more > 0 { format!(" ... {more} more") } else { String::new() };
         say!("first   {}", shown.trim_start_matches("--- ").trim_end());
-        say!("ids     {}", ids.join(" "));
+        say!("ids     {}{more}", ids.join(" "));
         return;
     }
     let ids: Vec<String> = first.tokens.iter().take(8).map(u32::to_string).collect();
@@ -383,7 +398,14 @@ impl Run<'_> {
         say!("speed   {:.0} tokens/s over {} steps", finish.speed, finish.total);
         say!("saved   {}", saved.display());
         say!("hash    {hash}");
-        say!("next    flanrt score {} --requests FILE.jsonl", saved.display());
+        match self.p.settings().mixture.data.first() {
+            Some(data) => {
+                let held = self.p.settings().mixture.hold_out.join(",");
+                let tasks = if held.is_empty() { "all".to_owned() } else { held };
+                say!("next    flanrt score {} --tasks {tasks} --data {data}", saved.display());
+            }
+            None => say!("next    flanrt score {} --requests FILE.jsonl", saved.display()),
+        }
         if !self.global.json {
             return Ok(());
         }

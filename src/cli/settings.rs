@@ -249,6 +249,8 @@ pub fn flan_recipe() -> Vec<(&'static str, Value)> {
         ("train.warmup", Value::Float(0.0)),
         ("train.clip", Value::Float(0.0)),
         ("train.weight_decay", Value::Float(0.0)),
+        // Decay of the second moments by 1 - step^-0.8, as published: the limit is beyond 30,000 steps.
+        ("train.beta2", Value::Float(0.99999)),
         ("train.batch_tokens", Value::Integer(8192)),
         ("train.steps", Value::Integer(30_000)),
     ]

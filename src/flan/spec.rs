@@ -617,6 +617,13 @@ impl Dataset {
                 direction: raw.direction,
             });
         }
+        let lacks = |t: &Template| {
+            !continuations.iter().any(|c: &Continuation| c.direction.is_none() || c.direction == t.direction)
+        };
+        if let Some(t) = templates.iter().find(|t| !t.inverse && lacks(t)) {
+            let side = t.direction.as_ref().map_or(String::new(), |d| format!(" for direction {d:?}"));
+            return Err(place.at(0, format!("there is no [continuation]{side}")));
+        }
         let dataset = Self {
             name: name.into(),
             cluster: cluster.into(),

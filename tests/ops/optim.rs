@@ -396,6 +396,41 @@ fn adafactor_follows_the_formula() {
     }
 }
 
+/// Twelve steps beside transformers' Adafactor, step by step (tests/fixtures/adafactor/make.py).
+#[test]
+fn adafactor_is_that_of_transformers() {
+    let text = include_str!("../fixtures/adafactor/adafactor.json");
+    let runs: Vec<serde_json::Value> = serde_json::from_str(text).unwrap();
+    let list = |v: &serde_json::Value| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
+    for run in &runs {
+        let (lr, relative) = (run["lr"].as_f64().unwrap() as f32, run["relative"].as_bool().unwrap());
+        for case in run["cases"].as_array().unwrap() {
+            let shape = list(&case["shape"]);
+            let (rows, cols) = (shape[0] as usize, shape[1] as usize);
+            everywhere("adafactor", |s| {
+                let (weights, master) =
+                    Weights.make(s, rows, cols, &list(&case["start"]));
+                let second = second(s, (rows, cols));
+                let scratch = s.blank(Dense, DType::F32, 1, factor_scratch(rows, cols));
+                let steps = case["grads"].as_array().unwrap().iter().zip(case["after"].as_array().unwrap());
+                for ((g, after), step) in steps.zip(1..) {
+                    let grads = s.put(Dense, DType::F32, rows, cols, &list(g));
+                    let clip = clip(s, grads.reshape(1, rows * cols), f32::INFINITY, 1.0);
+                    // Theirs decays by 1 - step^-0.8 without a limit.
+                    let how = Adafactor { lr, most: 1.0, decay: 0.0, step, key: KEY };
+                    let state = FactorState { weights, master, second, first: FIRST };
+                    s.device.adafactor(&state, grads, clip, row(s, how.numbers()), relative, scratch);
+                    let got = s.get(weights);
+                    for (got, want) in got.iter().zip(list(after)) {
+                        assert!((got - want).abs() < 2e-6, "step {step}: {got} and {want}");
+                    }
+                }
+                vec![weights]
+            });
+        }
+    }
+}
+
 /// With and without f32 values kept, Adafactor's step is the same before it is rounded.
 #[test]
 fn adafactor_rounds_as_adamw_does() {

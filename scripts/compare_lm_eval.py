@@ -1,0 +1,322 @@
+#!/usr/bin/env python3
+"""Compares `flanrt score --tasks --preset lm-eval` with EleutherAI's lm-evaluation-harness on the same rendered requests.
+
+    python scripts/compare_lm_eval.py                                     # all cases on both models of ../shared
+    python scripts/compare_lm_eval.py --tasks rte,copa --limit 100 --cases zero-shot
+    python scripts/compare_lm_eval.py --samples DIR --model MODEL_DIR     # a folder that `--out DIR` wrote before
+
+Every (context, option) of the samples files goes through the harness's own HFLM.loglikelihood (float32, CPU) with the ids
+of tokenizer.json. Compared are, for every template: log-probabilities, the same with EOS behind the option, numbers of
+tokens, greedy flags, the options chosen by acc, acc_norm and acc_bytes, what `resps` says, and acc, acc_norm and acc_bytes
+of the results file with their standard errors. Lengths are the harness's: of the option without the space in front.
+
+Columns: rows; options; "refused", options that the harness cannot score and that are left out with their rows (no token
+left to them, or more than the context takes); "cut", options whose sequence is cut on the left; largest differences of the
+log-probability, of it with EOS, and of `resps`; differing greedy flags and token counts; differing choices.
+
+Exit code 0: all agree. 1: something differs, or flanrt failed. 2: bad arguments.
+
+Needs lm-eval[hf] and torch; never reaches for the network. Last run with lm-eval 0.4.13, transformers 5.24.0,
+tokenizers 0.23.3, torch 2.11.0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = "stories260K,tinystories-656k"
+TASKS = "rte,copa,piqa,sst2,hellaswag"
+# Flags of flanrt by case; --max-length goes to the harness, too.
+CASES = {
+    "zero-shot": ["--prompt", "continuation"],
+    "three-shot": ["--prompt", "continuation", "--shots", "3"],
+    "flan": ["--prompt", "flan", "--join", "newline", "--templates", "2"],
+    "short-window": ["--prompt", "continuation", "--max-length", "96"],
+}
+STDERR_TOLERANCE = 1e-9
+SHOWN = 3  # differences of a kind that are spelled out
+
+
+def arguments() -> argparse.Namespace:
+    about, _, epilog = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=about, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = lambda text: [name for name in text.split(",") if name]
+    parser.add_argument("--flanrt", type=Path, default=ROOT / "target/release/flanrt", help="the binary")
+    parser.add_argument("--assets", type=Path, default=ROOT / "../shared", help="folder with models/ and data/")
+    parser.add_argument("--models", type=names, default=MODELS, help=f"folders of models/ (default {MODELS})")
+    parser.add_argument("--tasks", type=names, default=TASKS, help=f"default {TASKS}")
+    parser.add_argument("--cases", type=names, default=",".join(CASES), help=f"of {', '.join(CASES)} (default all)")
+    parser.add_argument("--limit", type=int, default=40, help="rows of a task (default 40)")
+    parser.add_argument("--batch-size", type=int, default=16, help="of the harness (default 16)")
+    parser.add_argument("--threads", type=int, default=1, help="of the harness (default 1)")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference (default 1e-4)")
+    parser.add_argument(
+        "--auto-tokenizer",
+        action="store_true",
+        help="the tokenizer that transformers takes by itself; its classes may rebuild tokenizer.json and disagree with it",
+    )
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep flanrt's results here")
+    parser.add_argument("--samples", type=Path, metavar="DIR", help="results of flanrt: runs nothing")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="with --samples: the model they are of")
+    parser.add_argument("--max-length", type=int, metavar="TOKENS", help="with --samples: flanrt's --max-length")
+    args = parser.parse_args()
+    if unknown := set(args.cases) - set(CASES):
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    if bool(args.samples) != bool(args.model):
+        parser.error("--samples and --model go together")
+    if args.samples is None and not args.flanrt.is_file():
+        parser.error(f"{args.flanrt}: no such file; cargo build --release builds it, --flanrt names another")
+    for folder in [args.model] if args.model else [args.assets / "models" / name for name in args.models]:
+        if not (folder / "config.json").is_file():
+            parser.error(f"{folder}: no config.json there")
+    return args
+
+
+@dataclass
+class Counts:
+    """A template's comparison."""
+
+    rows: int = 0
+    options: int = 0
+    refused: int = 0
+    cut: int = 0
+    logprob: float = 0.0
+    eos: float = 0.0
+    resps: float = 0.0
+    greedy: int = 0
+    tokens: int = 0
+    choices: dict[str, int] = field(default_factory=lambda: {"acc": 0, "acc_norm": 0, "acc_bytes": 0})
+    wrong: list[str] = field(default_factory=list)
+
+    def differs(self, what: str, where: str) -> None:
+        self.wrong.append(f"{what}: {where}")
+
+
+class Harness:
+    """The harness's model, kept for all cases of a model folder."""
+
+    def __init__(self, folder: Path, args: argparse.Namespace) -> None:
+        import transformers
+        from lm_eval.models.huggingface import HFLM
+
+        tokenizer = None if args.auto_tokenizer else transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+        self.lm = HFLM(
+            str(folder), tokenizer=tokenizer, device="cpu", dtype="float32", batch_size=args.batch_size
+        )
+
+    def score(self, pairs: list[tuple[str, str]], window: int | None) -> list[dict[str, Any] | None]:
+        """What the harness says of every (context, option); None where it stops with an assertion."""
+        from lm_eval.api.instance import Instance
+
+        self.lm._max_length = window
+        most = self.lm.max_length
+        encoded = []
+        for context, option in pairs:
+            head, tail = self.lm._encode_pair(context, option) if context else ([self.lm.prefix_token_id], [0])
+            encoded.append((head, tail))
+        able = [i for i, (_, tail) in enumerate(encoded) if 0 < len(tail) < most]
+        requests = [Instance("loglikelihood", {}, pairs[i], n) for n, i in enumerate(able)]
+        plain = self.lm.loglikelihood(requests, disable_tqdm=True)
+        # Not something the harness does: its arithmetic with one id more.
+        end = [self.lm.eot_token_id]
+        ended = [(pairs[i], encoded[i][0], encoded[i][1] + end) for i in able]
+        ended = self.lm._loglikelihood_tokens(ended, disable_tqdm=True)
+        answers: list[dict[str, Any] | None] = [None] * len(pairs)
+        for i, (logprob, greedy), (with_eos, _) in zip(able, plain, ended, strict=True):
+            head, tail = encoded[i]
+            answers[i] = {
+                "logprob": logprob,
+                "greedy": greedy,
+                "with_eos": with_eos,
+                "tokens": len(tail),
+                "cut": len(head) + len(tail) > most + 1,
+            }
+        return answers
+
+
+def bare_options(options: list[str]) -> list[str]:
+    """The options without the harness's delimiter, the space between prompt and option: it is not part of their length."""
+    return [o[1:] for o in options] if all(o.startswith(" ") for o in options) else options
+
+
+def first_best(values: list[float]) -> int:
+    """As numpy.argmax."""
+    return max(range(len(values)), key=lambda i: (values[i], -i))
+
+
+def chosen(logprobs: list[float], chars: list[int], sizes: list[int]) -> dict[str, int]:
+    """The harness's three choices (ConfigurableTask.process_results)."""
+    return {
+        "acc": first_best(logprobs),
+        "acc_norm": first_best([x / n for x, n in zip(logprobs, chars, strict=True)]),
+        "acc_bytes": first_best([x / n for x, n in zip(logprobs, sizes, strict=True)]),
+    }
+
+
+def pairs_of(row: dict[str, Any]) -> list[tuple[str, str]]:
+    given = row["arguments"]
+    return [(given[f"gen_args_{i}"]["arg_0"], given[f"gen_args_{i}"]["arg_1"]) for i in range(len(given))]
+
+
+def compare(path: Path, results: dict[str, Any], harness: Harness, window: int | None, tolerance: float) -> Counts:
+    """Compares a samples file, and what the results file says of it."""
+    from lm_eval.api.metrics import mean_stderr
+
+    with path.open(encoding="utf-8") as file:
+        rows = [row for row in map(json.loads, file) if row["flanrt"]["part"] == "test"]
+    pairs = [pairs_of(row) for row in rows]
+    answers = iter(harness.score([pair for row in pairs for pair in row], window))
+    c = Counts()
+    right: dict[str, list[float]] = {rule: [] for rule in c.choices}
+    for row, asked in zip(rows, pairs, strict=True):
+        ours, options = row["flanrt"]["scores"], row["doc"]["options"]
+        theirs = [next(answers) for _ in asked]
+        c.rows += 1
+        c.options += len(asked)
+        if refused := sum(t is None for t in theirs):
+            c.refused += refused
+            continue
+        said = [float(answer[0][0]) for answer in row["resps"]]
+        for (context, option), o, t, s in zip(asked, ours, theirs, said, strict=True):
+            place = f"row {row['doc_id']}, {context[-30:]!r} + {option!r}"
+            c.cut += t["cut"]
+            for name, mine, its in [
+                ("logprob", o["logprob"], t["logprob"]),
+                ("eos", o["with_eos"], t["with_eos"]),
+                ("resps", s, t["logprob"]),
+            ]:
+                off = abs(mine - its) if mine is not None else float("inf")
+                setattr(c, name, max(getattr(c, name), off))
+                if not off <= tolerance:
+                    cut = ", cut" if t["cut"] else ""
+                    c.differs(name, f"{place}: {mine} here, {its} there{cut}")
+            for name in ("greedy", "tokens"):
+                if o[name] != t[name]:
+                    setattr(c, name, getattr(c, name) + 1)
+                    c.differs(name, f"{place}: {o[name]} here, {t[name]} there")
+        mine = chosen([o["logprob"] for o in ours], [o["chars"] for o in ours], [o["bytes"] for o in ours])
+        texts = bare_options([option for _, option in asked])
+        lengths = [len(x) for x in texts], [len(x.encode()) for x in texts]
+        its = chosen([t["logprob"] for t in theirs], *lengths)
+        for rule in c.choices:
+            right[rule].append(float(its[rule] in row["doc"]["gold"]))
+            if mine[rule] != its[rule]:
+                c.choices[rule] += 1
+                c.differs(rule, f"row {row['doc_id']}: option {mine[rule]} here, {its[rule]} there, of {options}")
+        if "acc" in row and row["acc"] != right["acc"][-1]:
+            c.differs("acc of a row", f"row {row['doc_id']}: {row['acc']} here, {right['acc'][-1]} there")
+    if c.refused == 0:
+        for rule, values in right.items():
+            mean = sum(values) / len(values)
+            error = mean_stderr(values) if len(values) > 1 else None
+            for name, its in [(f"{rule},none", mean), (f"{rule}_stderr,none", error)]:
+                mine = results.get(name)  # acc is there where accuracy is the dataset's measure
+                if isinstance(mine, float) and its is not None and abs(mine - its) > STDERR_TOLERANCE:
+                    c.differs(name, f"{mine} here, {its} there")
+    return c
+
+
+def flanrt(binary: Path, model: Path, flags: list[str], out: Path, args: argparse.Namespace) -> None:
+    command = [binary, "score", "--model", model, "--tasks", ",".join(args.tasks), "--data", args.assets / "data"]
+    command += ["--preset", "lm-eval", "--device", "cpu", "--no-dev", "--limit", args.limit, "--out", out, *flags]
+    run = subprocess.run([str(x) for x in command], capture_output=True, text=True)
+    if run.returncode:
+        print(f"compare_lm_eval: {' '.join(map(str, command))}: {run.stderr.strip()}", file=sys.stderr)
+        sys.exit(1)
+
+
+HEAD = (
+    f"{'model':<17} {'case':<13} {'task':<14} {'rows':>5} {'options':>7} {'refused':>7} {'cut':>4} {'logprob':>8} "
+    f"{'eos':>8} {'resps':>8} {'greedy':>6} {'tokens':>6} {'acc':>4} {'norm':>4} {'bytes':>5}"
+)
+
+
+def table_line(model: str, case: str, name: str, c: Counts) -> str:
+    acc, norm, size = c.choices.values()
+    return (
+        f"{model:<17} {case:<13} {name:<14} {c.rows:>5} {c.options:>7} {c.refused:>7} {c.cut:>4} {c.logprob:>8.1e} "
+        f"{c.eos:>8.1e} {c.resps:>8.1e} {c.greedy:>6} {c.tokens:>6} {acc:>4} {norm:>4} {size:>5}"
+    )
+
+
+def compare_folder(model: Path, case: str, folder: Path, harness: Harness, window: int | None, args) -> bool:
+    """Prints a line for every template of the folder's newest results; whether all agree."""
+    found = sorted(folder.glob("results_*.json"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        print(f"compare_lm_eval: {folder}: no results_*.json in it", file=sys.stderr)
+        return False
+    results = json.loads(found[-1].read_text(encoding="utf-8"))
+    tag = found[-1].stem.removeprefix("results_")
+    good = True
+    for name, entry in results["results"].items():
+        path = folder / f"samples_{name}_{tag}.jsonl"
+        with path.open(encoding="utf-8") as file:
+            if not json.loads(file.readline())["flanrt"]["scores"]:
+                continue  # answers are texts
+        c = compare(path, entry, harness, window, args.tolerance)
+        print(table_line(model.name, case, name, c), flush=True)
+        kinds: dict[str, list[str]] = {}
+        for line in c.wrong:
+            kinds.setdefault(line.split(":")[0], []).append(line)
+        for lines in kinds.values():
+            for line in lines[:SHOWN]:
+                print(f"compare_lm_eval: {model.name} {case} {name}: {line}", file=sys.stderr)
+            if len(lines) > SHOWN:
+                print(f"compare_lm_eval: ... and {len(lines) - SHOWN} more of these", file=sys.stderr)
+        good &= not c.wrong and c.refused < c.options
+    return good
+
+
+def main() -> None:
+    args = arguments()
+    import lm_eval
+    import tokenizers
+    import torch
+    import transformers
+
+    torch.set_num_threads(args.threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    start = time.monotonic()
+    print(
+        f"lm-eval {lm_eval.__version__}, transformers {transformers.__version__}, "
+        f"tokenizers {tokenizers.__version__}, torch {torch.__version__}"
+    )
+    print(HEAD)
+    good = True
+    if args.samples:
+        harness = Harness(args.model, args)
+        good = compare_folder(args.model, "given", args.samples, harness, args.max_length, args)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            for model in (args.assets / "models" / name for name in args.models):
+                harness = Harness(model, args)
+                for case in args.cases:
+                    flags = CASES[case]
+                    window = int(flags[flags.index("--max-length") + 1]) if "--max-length" in flags else None
+                    out = (args.keep or Path(temporary)) / f"{model.name}_{case}"
+                    flanrt(args.flanrt, model, flags, out, args)
+                    good &= compare_folder(model, case, out, harness, window, args)
+    print(f"{'all agree' if good else 'DIFFERENCES'}  ({time.monotonic() - start:.0f} s)")
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
