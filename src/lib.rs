@@ -19,7 +19,10 @@ pub mod disk;
 pub mod dist;
 pub mod error;
 pub mod flan;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod jsonl;
+pub mod metrics;
 pub mod model;
 pub mod ops;
 pub mod progress;

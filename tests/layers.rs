@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// For every top module those of the same crate that it may name. `cli` stands above all and may name any.
-const KNOWS: [(&str, &[&str]); 21] = [
+const KNOWS: [(&str, &[&str]); 24] = [
     ("error", &[]),
     ("tensor", &[]),
     ("clock", &[]),
@@ -25,6 +25,9 @@ const KNOWS: [(&str, &[&str]); 21] = [
     ("data", &["ops", "text", "disk", "error", "rng"]),
     ("weights", &["model", "text", "ops", "arena", "tensor", "disk", "error"]),
     ("world", &["rng", "error"]),
+    ("metrics", &[]),
+    ("hub", &["disk", "error"]),
+    ("flan", &["data", "text", "score", "metrics", "disk", "rng", "error"]),
     ("score", &["model", "text", "weights", "ops", "arena", "tensor", "disk", "error"]),
     (
         "train",
@@ -38,7 +41,7 @@ const KNOWS: [(&str, &[&str]); 21] = [
 ];
 
 /// Crates that only these modules may name.
-const GUARDED: [(&str, &[&str]); 10] = [
+const GUARDED: [(&str, &[&str]); 13] = [
     ("cudarc", &["cuda", "dist"]),
     ("safetensors", &["weights"]),
     ("memmap2", &["weights", "data"]),
@@ -47,6 +50,9 @@ const GUARDED: [(&str, &[&str]); 10] = [
     ("minijinja_contrib", &["text", "flan"]),
     ("clap", &["cli"]),
     ("csv", &["data"]),
+    ("parquet", &["data"]),
+    ("ureq", &["hub"]),
+    ("sha2", &["hub"]),
     ("indicatif", &["progress"]),
     ("signal_hook", &["cli"]),
 ];

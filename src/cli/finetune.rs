@@ -7,6 +7,7 @@ use super::{Global, TrainFlags};
 use crate::disk;
 use crate::dist::Solo;
 use crate::error::{self, Error, Kind, Result};
+use crate::flan::{FORMAT_FILE, Format};
 use crate::tensor::DType;
 use crate::train::Trainer;
 use crate::train::checkpoint::{self, State};
@@ -175,11 +176,11 @@ fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
     let one = s.train.method().checkpoint_bytes(parameters, p.dtype());
     let disk_needed = one * (s.output.keep as u64 + 1) + 4 * parameters;
     say!(
-        "plan    {}, up to {} on disk; {} steps of {} examples",
+        "plan    {}, up to {} on disk; {} steps of {}",
         super::plan::memory_line(&device, arena.used() as u64),
         disk::human_bytes(disk_needed),
-        s.train.total_steps(data.chosen.len()),
-        s.train.batch_size
+        data.batching.total(),
+        s.train.step_size()
     );
     if go.resume.is_none() {
         disk::ensure_space(&out, disk_needed)?; // a resumed run has most of it already
@@ -245,7 +246,15 @@ fn report_data(p: &Prepared, data: &Data) {
         100.0 * targets as f64 / tokens.max(1) as f64,
         report.dropped_rows.len()
     );
-    let first = data.train.get(data.chosen[0] as usize);
+    let first = data.train.get(data.batching.example(data.batching.step(0).start) as usize);
+    if data.mixture.is_some() {
+        // Whole, so that a person can see what is trained: markers, options, the answer.
+        let shown = data.preview(&p.tokenizer, 1, |text| format!("[[{text}]]")).unwrap_or_default();
+        let ids: Vec<String> = first.tokens.iter().map(u32::to_string).collect();
+        say!("first   {}", shown.trim_start_matches("--- ").trim_end());
+        say!("ids     {}", ids.join(" "));
+        return;
+    }
     let ids: Vec<String> = first.tokens.iter().take(8).map(u32::to_string).collect();
     let shown = p.tokenizer.decode(&first.tokens[..first.tokens.len().min(12)], false).unwrap_or_default();
     say!("first   {shown:?}...  ids [{}, ...]", ids.join(", "));
@@ -261,6 +270,9 @@ impl Run<'_> {
             manifest["validation"] = json!(validation);
             let dropped = report.dropped_rows.iter().chain(validation.iter().flat_map(|v| &v.dropped_rows));
             dir.write_config(&p.resolved.to_toml())?;
+            if let Some(mixture) = &self.data.mixture {
+                manifest["mixture"] = mixture.clone();
+            }
             dir.write_data_manifest(&manifest)?;
             dir.write_dropped(dropped.map(|d| json!(d)))?;
             let preview = self.data.preview(&p.tokenizer, 5, |text| format!("[[{text}]]"))?;
@@ -277,7 +289,7 @@ impl Run<'_> {
         let job = Job {
             recipe: &s.train,
             examples: &self.data.train,
-            chosen: &self.data.chosen,
+            batching: &self.data.batching,
             validation: &self.data.validation,
             group: &Solo,
             resumed: self.go.resume.is_some(),
@@ -396,5 +408,11 @@ fn save(p: &Prepared, trainer: &Trainer<'_>, dir: &Path, dtype: DType) -> Result
     let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     config[key] = name.into();
     let tensors = checkpoint::tensors(trainer, trainer.model.params.named(&p.config));
-    save_model(dir, &config, Some(&p.generation), p.tokenizer.files(), tensors, MAX_SHARD_BYTES)
+    let mut files = p.tokenizer.files().to_vec();
+    if !p.settings().mixture.name.is_empty() {
+        let format = Format::new(p.settings().mixture.join, &p.tokenizer)?;
+        let text = format!("{:#}\n", format.to_json());
+        files.push((FORMAT_FILE.to_owned(), text.into_bytes()));
+    }
+    save_model(dir, &config, Some(&p.generation), &files, tensors, MAX_SHARD_BYTES)
 }

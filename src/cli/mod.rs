@@ -4,8 +4,10 @@ mod data;
 mod demo;
 mod device;
 mod doctor;
+mod evaluate;
 mod finetune;
 mod generate;
+mod mixture;
 mod model;
 mod plan;
 mod prepare;
@@ -190,6 +192,36 @@ pub(crate) struct TrainFlags {
     /// Field of an example from a column or a {{template}} (repeatable): input, target, prompt, completion, text, ...
     #[arg(long, value_name = "FIELD=COLUMN", value_parser = pair)]
     map: Vec<(String, String)>,
+    /// Train on the datasets of the FLAN paper (`flanrt tasks list`): flan
+    #[arg(long, value_name = "NAME", value_parser = ["flan"], help_heading = "FLAN")]
+    mixture: Option<String>,
+    /// Clusters, datasets or tasks not to train on (repeatable, or with commas); with a cluster go those that overlap it
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', help_heading = "FLAN")]
+    hold_out: Vec<String>,
+    /// Or: one of `flanrt tasks splits`
+    #[arg(long, value_name = "NAME", conflicts_with = "hold_out", help_heading = "FLAN")]
+    split: Option<String>,
+    /// Directory with a folder per dataset, or TASK=FOLDER (repeatable)
+    #[arg(long = "data", value_name = "DIR", help_heading = "FLAN")]
+    datasets: Vec<String>,
+    /// Dataset files beside and over the built-in ones (docs/tasks.md)
+    #[arg(long, value_name = "DIR", help_heading = "FLAN")]
+    tasks_dir: Option<String>,
+    /// Go on without the datasets that are not there
+    #[arg(long, help_heading = "FLAN")]
+    allow_missing: bool,
+    /// Prompts: flan, no-template or dataset-name
+    #[arg(long, value_name = "MODE", help_heading = "FLAN")]
+    prompt: Option<String>,
+    /// Between prompt and answer: eos, newline or chat
+    #[arg(long, value_name = "HOW", help_heading = "FLAN")]
+    join: Option<String>,
+    /// Most solved examples in front of a prompt
+    #[arg(long, value_name = "N", help_heading = "FLAN")]
+    shots: Option<usize>,
+    /// Settings of a paper: flan (Adafactor, constant 3e-5, 8192 tokens a step, 30000 steps)
+    #[arg(long, value_name = "NAME", value_parser = ["flan"], help_heading = "FLAN")]
+    recipe: Option<String>,
     /// Validation files
     #[arg(long, value_name = "PATH")]
     val: Vec<String>,
@@ -217,6 +249,9 @@ pub(crate) struct TrainFlags {
     /// Examples of a step
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
+    /// Tokens of a step, instead of examples: as many examples as have no more
+    #[arg(long, value_name = "TOKENS", conflicts_with = "batch_size")]
+    batch_tokens: Option<usize>,
     /// Tokens computed at a time: memory and speed, not the result of a step
     #[arg(long, value_name = "TOKENS")]
     micro_batch: Option<usize>,
@@ -264,6 +299,11 @@ impl TrainFlags {
     ) -> Result<settings::Resolved> {
         use toml::Value as V;
         let mut layers = settings::Layers::new(command)?;
+        if self.recipe.is_some() {
+            for (key, value) in settings::flan_recipe() {
+                layers.put(key, value, "--recipe flan")?;
+            }
+        }
         if let Some(path) = &self.config {
             layers.file(path)?;
         }
@@ -276,25 +316,33 @@ impl TrainFlags {
         // TOML has no larger numbers; what is too large for a setting is said by its own rule.
         let int = |x: u64| V::Integer(i64::try_from(x).unwrap_or(i64::MAX));
         let text = |x: &str| V::String(x.to_string());
+        let list = |x: &[String]| (!x.is_empty()).then(|| V::Array(x.iter().map(|v| text(v)).collect()));
         let flags = [
             ("model.path", model.map(text)),
             ("model.dtype", self.dtype.as_deref().map(text)),
             ("output.dir", self.out.as_deref().map(text)),
             ("output.save_every", self.save_every.map(int)),
             ("output.keep", self.keep.map(|x| int(x as u64))),
-            (
-                "data.val",
-                (!self.val.is_empty()).then(|| V::Array(self.val.iter().map(|v| text(v)).collect())),
-            ),
+            ("data.val", list(&self.val)),
             ("data.val_split", self.val_split.map(V::Float)),
             ("data.seq_len", self.seq_len.map(|x| int(x as u64))),
             ("data.loss", self.loss.as_deref().map(text)),
             ("data.max_dropped", self.max_dropped.map(V::Float)),
             ("data.allow_double_bos", self.allow_double_bos.then_some(V::Boolean(true))),
+            ("mixture.name", self.mixture.as_deref().map(text)),
+            ("mixture.hold_out", list(&self.hold_out)),
+            ("mixture.split", self.split.as_deref().map(text)),
+            ("mixture.data", list(&self.datasets)),
+            ("mixture.tasks_dir", self.tasks_dir.as_deref().map(text)),
+            ("mixture.allow_missing", self.allow_missing.then_some(V::Boolean(true))),
+            ("mixture.prompt", self.prompt.as_deref().map(text)),
+            ("mixture.join", self.join.as_deref().map(text)),
+            ("mixture.shots", self.shots.map(|x| int(x as u64))),
             ("train.seed", self.seed.map(int)),
             ("train.steps", self.steps.map(int).or(self.epochs.map(|_| int(0)))),
             ("train.epochs", self.epochs.map(V::Float)),
             ("train.batch_size", self.batch_size.map(|x| int(x as u64))),
+            ("train.batch_tokens", self.batch_tokens.map(|x| int(x as u64)).or(self.batch_size.map(|_| int(0)))),
             ("train.micro_batch", self.micro_batch.map(|x| int(x as u64))),
             ("train.lr", self.lr.map(V::Float)),
             ("train.schedule", self.schedule.as_deref().map(text)),

@@ -69,11 +69,11 @@ pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
     let sizes = p.sizes(device.profile());
     let arena = Trainer::measure(&p.config, p.dtype(), sizes, s.train.method());
     // Tokens are part of the memory; they are kept in the cache, so a run that follows does not read the files again.
-    let data = match p.demo.is_some() || !s.mix.is_empty() {
+    let data = match p.demo.is_some() || s.has_data() {
         true => Some(p.data(global)?),
         false => None,
     };
-    let steps = data.as_ref().map(|data| s.train.total_steps(data.chosen.len()));
+    let steps = data.as_ref().map(|data| data.batching.total());
     let process = device.host_bytes(0);
     let parameters = count(&p.config);
     let total = arena.used() as u64 + process;
@@ -111,7 +111,7 @@ pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
     row(&format!("{} kept + 1 in work", s.output.keep), checkpoint * (s.output.keep as u64 + 1));
     row("saved model", saved);
     if let Some(steps) = steps {
-        out += &format!("\n{steps} steps of {} examples\n", s.train.batch_size);
+        out += &format!("\n{steps} steps of {}\n", s.train.step_size());
     }
     super::print(&out)
 }

@@ -3,8 +3,9 @@
 
 use super::Global;
 use super::demo::Demo;
+use super::mixture;
 use super::settings::{DataSettings, Loss, Resolved, Settings};
-use crate::data::{self, Example, Examples, pack};
+use crate::data::{self, Example, Examples, Order, pack};
 use crate::error::{Error, Result};
 use crate::model::{Config, Params, Recompute, Sizes};
 use crate::ops::{Batch, Device, Profile};
@@ -12,7 +13,7 @@ use crate::progress::Progress;
 use crate::rng::Rng;
 use crate::tensor::DType;
 use crate::text::Tokenizer;
-use crate::train::{Auto, Gradients, Trainer};
+use crate::train::{Auto, Batching, Gradients, Recipe, Trainer};
 use crate::weights::{self, Source};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -73,15 +74,15 @@ impl Prepared {
         let config = source.config()?;
         let tokenizer = Tokenizer::load(&source)?;
         weights::check(&source.checkpoint()?, &config)?;
-        let demo = (source == Source::Builtin && resolved.settings.mix.is_empty()).then(Demo::new);
+        let demo = (source == Source::Builtin && !resolved.settings.has_data()).then(Demo::new);
         if demo.is_some() && !resolved.settings.data.val.is_empty() {
             return Err(
                 Error::usage("--val is given without training files").fix("name them after the model")
             );
         }
-        if with_data && demo.is_none() && resolved.settings.mix.is_empty() {
+        if with_data && demo.is_none() && !resolved.settings.has_data() {
             return Err(Error::usage("no training data")
-                .fix("name files after the model (flanrt finetune MODEL DATA...), or [[mix]] in a configuration file"));
+                .fix("name files after the model (flanrt finetune MODEL DATA...), or --mixture flan --data DIR, or [[mix]] in a configuration file"));
         }
         let name = source.name();
         let generation = generation(&source)?;
@@ -126,7 +127,9 @@ impl Prepared {
                 config.context
             )));
         }
-        let seq_len = if asked == 0 { config.context.min(1024) } else { asked };
+        let m = &resolved.settings.mixture;
+        let usual = if m.name.is_empty() { 1024 } else { m.input_tokens.saturating_add(m.target_tokens) };
+        let seq_len = if asked == 0 { config.context.min(usual) } else { asked };
         if seq_len < 2 {
             return Err(Error::usage(format!("--seq-len {seq_len} leaves nothing to predict")));
         }
@@ -222,6 +225,21 @@ impl Prepared {
     pub(super) fn data(&self, global: &Global) -> Result<Data> {
         let settings = self.settings();
         let options = data_options(&settings.data, self.seq_len, settings.train.seed);
+        if !settings.mixture.name.is_empty() {
+            let built = mixture::build(settings, &self.tokenizer, &options, global)?;
+            let (chosen, order) = mixture::order(&built.examples);
+            // As many were drawn as the epochs ask for.
+            let once = Recipe { epochs: 1.0, ..settings.train.clone() };
+            let batching = Batching::new(&once, &built.examples, chosen, order);
+            return Ok(Data {
+                hash: built.examples.hash().to_owned(),
+                train: built.examples,
+                batching,
+                validation: Vec::new(),
+                validation_report: None,
+                mixture: Some(built.report),
+            });
+        }
         let (train, val) = match &self.demo {
             Some(demo) => (demo.examples(&self.tokenizer, &options, settings.train.seed)?, None),
             None => {
@@ -259,7 +277,9 @@ impl Prepared {
         validation.retain(|b| !b.rows.is_empty());
         let validation_report = val.as_ref().map(|v| v.report().clone());
         let hash = format!("{} {}", train.hash(), val.as_ref().map_or("", |v| v.hash()));
-        Ok(Data { hash, train, chosen: order, validation, validation_report })
+        let turns = Order::new(settings.train.seed, order.len());
+        let batching = Batching::new(&settings.train, &train, order, turns);
+        Ok(Data { hash, train, batching, validation, validation_report, mixture: None })
     }
 
     /// Hash of everything that decides a run's numbers.
@@ -269,7 +289,7 @@ impl Prepared {
         for free in ["log_every", "eval_every"] {
             train.as_object_mut().map(|t| t.remove(free));
         }
-        let text = json!({"train": train, "dtype": self.dtype(), "config": self.config.json, "data": data.hash, "examples": data.chosen.len(), "seq_len": self.seq_len, "pretrain": matches!(self.start, Start::Random)});
+        let text = json!({"train": train, "dtype": self.dtype(), "config": self.config.json, "data": data.hash, "examples": data.batching.examples(), "seq_len": self.seq_len, "pretrain": matches!(self.start, Start::Random)});
         blake3::hash(text.to_string().as_bytes()).to_hex()[..32].to_string()
     }
 }
@@ -277,10 +297,12 @@ impl Prepared {
 /// The examples of a run.
 pub(super) struct Data {
     pub(super) train: Examples,
-    pub(super) chosen: Vec<u32>,
+    pub(super) batching: Batching,
     pub(super) validation: Vec<Batch>,
     /// What became of the validation files, where there are any.
     pub(super) validation_report: Option<data::Report>,
+    /// What was drawn of which dataset, where the examples are a mixture.
+    pub(super) mixture: Option<Value>,
     hash: String,
 }
 

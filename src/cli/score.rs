@@ -1,7 +1,8 @@
-//! `flanrt score`: requests or a text through a model.
+//! `flanrt score`: requests, a text, or datasets through a model.
 
 use super::Global;
 use super::device::Machine;
+use super::evaluate::{self, Evaluate};
 use super::finetune::{say, stop_flag};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 /// `flanrt score`
 #[derive(Args)]
-#[command(group(clap::ArgGroup::new("what").required(true).args(["requests", "text"])))]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["requests", "text", "tasks"])))]
 pub(super) struct Score {
     /// Model folder in Hugging Face layout, or `builtin`
     #[arg(value_name = "MODEL")]
@@ -32,8 +33,8 @@ pub(super) struct Score {
     /// Plain text: mean loss, perplexity and bits per byte
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// One row per request; a killed run with the same --out continues where it stopped
-    #[arg(short, long, value_name = "FILE.jsonl", conflicts_with = "text")]
+    /// With --requests one row per request, with --tasks a folder; the same command continues where a killed one stopped
+    #[arg(short, long, value_name = "PATH", conflicts_with = "text")]
     out: Option<PathBuf>,
     /// Where the option's tokens begin: joint (first id that leaves the context's own), lm-eval or separate
     #[arg(long, value_name = "RULE", default_value = "joint", value_parser = boundary)]
@@ -53,12 +54,17 @@ pub(super) struct Score {
     /// Leave out the unconditional scores and the choice that needs them
     #[arg(long, conflicts_with = "unconditional")]
     no_unconditional: bool,
+    /// Score the EOS behind every option, too, and choose by the sum with it
+    #[arg(long)]
+    eos: bool,
     /// Storage of weights and activations: f32, bf16 or f16 (arithmetic is f32)
     #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = dtype)]
     dtype: DType,
     /// Every option with its own copy of the context: for checking, slower
     #[arg(long, hide = true)]
     unrolled: bool,
+    #[command(flatten)]
+    evaluate: Evaluate,
 }
 
 fn boundary(text: &str) -> std::result::Result<Boundary, String> {
@@ -113,6 +119,10 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
     super::prepare::check_ids(&tokenizer, &config)?;
     let requests = c.requests.as_deref().map(Requests::read).transpose()?;
     let text = c.text.as_deref().map(text::read_text).transpose()?;
+    let tasks = match c.evaluate.tasks.is_empty() {
+        true => None,
+        false => Some(c.evaluate.prepare(&source, config.context, c.max_length)?),
+    };
     let stop = stop_flag()?;
     let device = Machine::open(global.device.as_deref().unwrap_or("auto"), global.threads.unwrap_or(0))?;
     if let Some(n) = c.max_length.filter(|&n| n > config.context) {
@@ -126,17 +136,35 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
     }
     // A token holds at least a byte, but for what the tokenizer puts in front.
     let bytes = match (&requests, &text) {
+        _ if tasks.is_some() => tasks.as_ref().map_or(0, evaluate::Prepared::longest),
         (Some(requests), _) => requests.longest() + c.unconditional.as_ref().map_or(0, String::len),
         (None, text) => text.as_ref().map_or(0, String::len),
     };
     let longest = (bytes + 64).min(c.max_length.unwrap_or(usize::MAX));
     let file = source.checkpoint()?;
-    let hash = if c.out.is_some() { model_hash(&file, &config)? } else { String::new() };
+    let hash = if c.out.is_some() || tasks.is_some() { model_hash(&file, &config)? } else { String::new() };
     let (mut engine, account) = Engine::load(&*device, &config, &file, c.dtype, longest)?;
     drop(file);
     if !global.json {
         say!("flanrt {}  {}", env!("CARGO_PKG_VERSION"), device.name());
         say!("model   {}  {}  {}  {}", source.name(), config.architecture, c.dtype.name(), account.line());
+    }
+    let settings =
+        [("dtype", c.dtype.name()), ("tokenizer", tokenizer.hash()), ("version", env!("CARGO_PKG_VERSION"))];
+    let options = ScoreOptions {
+        boundary: c.boundary,
+        batch_size: c.batch_size,
+        window: c.max_length,
+        unconditional: (!c.no_unconditional).then(|| c.unconditional.clone().unwrap_or_default()),
+        eos: c.eos,
+        unrolled: c.unrolled,
+        out: c.out.clone(),
+        model: hash,
+        settings: BTreeMap::from(settings.map(|(k, v)| (k.to_string(), v.to_string()))),
+    };
+    if let Some(tasks) = &tasks {
+        let out = c.out.as_deref();
+        return evaluate::run(&c.evaluate, tasks, &source, &mut engine, &tokenizer, options, out, global, &stop);
     }
     let mut progress = None;
     let mode = global.progress;
@@ -165,22 +193,6 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
         }
     } else {
         let requests = requests.ok_or_else(|| Error::internal("neither requests nor text"))?;
-        let settings = [
-            ("dtype", c.dtype.name()),
-            ("tokenizer", tokenizer.hash()),
-            ("version", env!("CARGO_PKG_VERSION")),
-        ];
-        let settings = BTreeMap::from(settings.map(|(k, v)| (k.to_string(), v.to_string())));
-        let options = ScoreOptions {
-            boundary: c.boundary,
-            batch_size: c.batch_size,
-            window: c.max_length,
-            unconditional: (!c.no_unconditional).then(|| c.unconditional.clone().unwrap_or_default()),
-            unrolled: c.unrolled,
-            out: c.out.clone(),
-            model: hash,
-            settings,
-        };
         let summary = score_requests(&requests, &tokenizer, &mut engine, &options, &mut hooks)?;
         match global.json {
             true => serde_json::to_string(&summary).map_err(|e| Error::internal(e.to_string()))?,

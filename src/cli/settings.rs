@@ -5,6 +5,7 @@
 
 use crate::data::Source;
 use crate::error::{Error, Result};
+use crate::flan::{Assign, Join, Mode, Truncate, Wording};
 use crate::tensor::DType;
 use crate::train::{Auto, Recipe};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ pub struct Settings {
     pub model: ModelSettings,
     /// How rows become examples.
     pub data: DataSettings,
+    /// Datasets of the FLAN system as training rows.
+    pub mixture: MixtureSettings,
     /// The training rows.
     #[serde(default)]
     pub mix: Vec<Source>,
@@ -63,6 +66,69 @@ pub struct DataSettings {
     pub val_split: f64,
     /// Folder of the token cache; empty: the user's cache folder.
     pub cache_dir: String,
+}
+
+/// `[mixture]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixtureSettings {
+    /// `flan`: the datasets in the program; empty: none.
+    pub name: String,
+    /// Directories with a folder per dataset, and TASK=FOLDER.
+    pub data: Vec<String>,
+    /// Dataset files beside and over those in the program.
+    pub tasks_dir: String,
+    /// Clusters, datasets or tasks that are not trained on; clusters with those that overlap them.
+    pub hold_out: Vec<String>,
+    /// Or: a split by name (`flanrt tasks splits`).
+    pub split: String,
+    /// Go on without the datasets that are not there.
+    pub allow_missing: bool,
+    /// Most training rows of a task, the first ones.
+    pub cap: usize,
+    /// Most rows that count for how often a task is drawn.
+    pub max_rate: usize,
+    /// Weights to the power of one over this.
+    pub temperature: f64,
+    /// Factors on weights, by task, dataset or cluster.
+    pub weights: BTreeMap<String, f64>,
+    /// How templates are assigned to rows.
+    pub templates: Assign,
+    /// Use the first so many templates of every dataset, forward ones first; 0: all.
+    pub templates_per_dataset: usize,
+    /// Use the first so many datasets of every cluster; 0: all.
+    pub datasets_per_cluster: usize,
+    /// Use templates that ask for anything but the answer, too.
+    pub inverse: bool,
+    /// Instructions, or one of the paper's ablations.
+    pub prompt: Mode,
+    /// Between prompt and answer.
+    pub join: Join,
+    /// Most tokens of a prompt.
+    pub input_tokens: usize,
+    /// Most tokens of an answer.
+    pub target_tokens: usize,
+    /// What goes where a prompt is too long.
+    pub truncate: Truncate,
+    /// Most solved examples in front of a prompt.
+    pub shots: usize,
+    /// Most tokens of a prompt with those.
+    pub shot_tokens: usize,
+}
+
+impl MixtureSettings {
+    /// How prompts are made.
+    pub fn wording(&self) -> Wording {
+        Wording {
+            prompt: self.prompt,
+            join: self.join,
+            input_tokens: self.input_tokens,
+            target_tokens: self.target_tokens,
+            truncate: self.truncate,
+            shots: self.shots,
+            shot_tokens: self.shot_tokens,
+        }
+    }
 }
 
 /// Which tokens are trained.
@@ -114,10 +180,34 @@ val = []
 val_split = 0.0
 cache_dir = ""
 
+[mixture]
+name = ""
+data = []
+tasks_dir = ""
+hold_out = []
+split = ""
+allow_missing = false
+cap = 30000
+max_rate = 3000
+temperature = 1.0
+weights = {}
+templates = "random"
+templates_per_dataset = 0
+datasets_per_cluster = 0
+inverse = true
+prompt = "flan"
+join = "eos"
+input_tokens = 1024
+target_tokens = 256
+truncate = "field"
+shots = 0
+shot_tokens = 960
+
 [train]
 steps = 0
 epochs = 1.0
 batch_size = 32
+batch_tokens = 0
 micro_batch = "auto"
 lr = 1e-4
 schedule = "cosine"
@@ -147,6 +237,22 @@ keep = 2
 device = "auto"
 threads = 0
 "#;
+
+/// The settings of the FLAN paper (Wei et al., 2022, section 2.4): Adafactor with factored moments and update clipping at a constant
+/// rate, 8,192 tokens a step, 30,000 steps, the last weights.
+pub fn flan_recipe() -> Vec<(&'static str, Value)> {
+    let text = |x: &str| Value::String(x.into());
+    vec![
+        ("train.optimizer", text("adafactor")),
+        ("train.lr", Value::Float(3e-5)),
+        ("train.schedule", text("constant")),
+        ("train.warmup", Value::Float(0.0)),
+        ("train.clip", Value::Float(0.0)),
+        ("train.weight_decay", Value::Float(0.0)),
+        ("train.batch_tokens", Value::Integer(8192)),
+        ("train.steps", Value::Integer(30_000)),
+    ]
+}
 
 /// Settings with the origin of every value.
 #[derive(Clone, Debug)]
@@ -310,6 +416,11 @@ fn literal(text: &str) -> Value {
 }
 
 impl Settings {
+    /// Whether training rows are named.
+    pub fn has_data(&self) -> bool {
+        !self.mix.is_empty() || !self.mixture.name.is_empty()
+    }
+
     /// Refuses what no run could mean.
     fn check(&self) -> Result<()> {
         let t = &self.train;
@@ -320,6 +431,7 @@ impl Settings {
             ),
             // Far above any use, and low enough that no size computed from them overflows.
             ((1..=1 << 20).contains(&t.batch_size), "train.batch_size must be from 1 to 1048576"),
+            (t.batch_tokens <= 1 << 30, "train.batch_tokens must be at most 1073741824"),
             (
                 t.micro_batch.fixed().is_none_or(|n| (1..=1 << 22).contains(&n)),
                 "train.micro_batch must be from 1 to 4194304",
@@ -335,6 +447,25 @@ impl Settings {
                 "train.beta1 and beta2 must be in 0..1",
             ),
             (t.eps.is_finite() && t.eps as f32 > 0.0, "train.eps must be more than 0 (as f32)"),
+            (["", "flan"].contains(&self.mixture.name.as_str()), "mixture.name must be flan, or empty"),
+            (self.mixture.cap > 0 && self.mixture.max_rate > 0, "mixture.cap and max_rate must be at least 1"),
+            (
+                self.mixture.temperature.is_finite() && self.mixture.temperature > 0.0,
+                "mixture.temperature must be more than 0",
+            ),
+            (
+                self.mixture.hold_out.is_empty() || self.mixture.split.is_empty(),
+                "mixture.hold_out and mixture.split exclude each other",
+            ),
+            (
+                self.mixture.name.is_empty() || self.mix.is_empty(),
+                "a mixture of datasets and [[mix]] sources exclude each other",
+            ),
+            (
+                self.mixture.name.is_empty() || self.data.val_split == 0.0 && self.data.val.is_empty(),
+                "a mixture has no validation rows of its own: score the model on held-out tasks with `flanrt score --tasks`",
+            ),
+            (self.mixture.shots <= 64, "mixture.shots must be at most 64"),
             (t.log_every > 0, "train.log_every must be at least 1"),
             ((0.0..=1.0).contains(&self.data.max_dropped), "data.max_dropped must be between 0 and 1"),
             ((0.0..1.0).contains(&self.data.val_split), "data.val_split must be at least 0 and below 1"),

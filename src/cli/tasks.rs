@@ -2,7 +2,7 @@
 
 use super::Global;
 use crate::error::{Error, Result};
-use crate::flan::{Catalog, DataDirs, Dataset, Mode, Row, TaskRef, faults, sample};
+use crate::flan::{Catalog, DataDirs, Dataset, Mode, Row, Split, TaskRef, faults, sample};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -36,6 +36,13 @@ pub(super) enum Tasks {
     Show {
         /// A dataset or task
         name: String,
+        #[command(flatten)]
+        dir: TasksDir,
+    },
+    /// What can be held out: by cluster, inside clusters, and the paper's ablations
+    Splits {
+        /// Show the tasks of this split
+        name: Option<String>,
         #[command(flatten)]
         dir: TasksDir,
     },
@@ -99,6 +106,7 @@ pub(super) fn run(c: Tasks, global: &Global) -> Result<()> {
             }
             Ok(())
         }
+        Tasks::Splits { name, dir } => splits(&dir.load()?, name.as_deref(), global),
         Tasks::Render(c) => render(&c),
         Tasks::Validate { dir } => validate(&dir),
     }
@@ -204,6 +212,48 @@ fn show(d: &Dataset) -> String {
         let _ = writeln!(out, "\n{}\n{}", bold.apply_to(format!("template {} {kind}{direction}", i + 1)), t.source);
     }
     out
+}
+
+/// Rows (at most 30,000 a task) and weight (at most 3,000) of tasks by their published counts.
+fn sizes(tasks: &[TaskRef<'_>]) -> (usize, usize) {
+    let rows = |cap: usize| tasks.iter().map(|t| t.task.rows.train.min(cap)).sum();
+    (rows(30_000), rows(3_000))
+}
+
+fn splits(catalog: &Catalog, name: Option<&str>, global: &Global) -> Result<()> {
+    let all = match name {
+        Some(name) => vec![Split::named(catalog, name)?],
+        None => Split::all(catalog)?,
+    };
+    let names = |list: &[TaskRef<'_>]| list.iter().map(|t| t.task.name.clone()).collect::<Vec<_>>();
+    if global.json {
+        let splits = all.iter().map(|s| {
+            let (rows, weight) = sizes(&s.train);
+            json!({
+                "split": s.name, "about": s.about, "train": names(&s.train), "test": names(&s.test),
+                "unused": names(&s.unused), "templates": s.templates, "rows": rows, "weight": weight,
+            })
+        });
+        return super::print(&Value::Array(splits.collect()).to_string());
+    }
+    let mut out = String::new();
+    if name.is_none() {
+        let _ = writeln!(out, "{:<28} {:>8} {:>5} {:>10} {:>8}  about", "split", "datasets", "tasks", "rows", "weight");
+    }
+    for s in &all {
+        let (rows, weight) = sizes(&s.train);
+        let datasets = Split::datasets(&s.train);
+        let _ = writeln!(out, "{:<28} {datasets:>8} {:>5} {rows:>10} {weight:>8}  {}", s.name, s.train.len(), s.about);
+        if name.is_some() {
+            for (what, list) in [("train", &s.train), ("test", &s.test), ("unused", &s.unused)] {
+                let _ = writeln!(out, "{what:<7} {}", names(list).join(" "));
+            }
+        }
+    }
+    if name.is_none() {
+        out += "\nRows: published counts, at most 30,000 a task; weight: at most 3,000. Train with --split NAME, or --hold-out CLUSTER.\n";
+    }
+    super::print(&out)
 }
 
 /// The row of a file that templates see, with its place.

@@ -14,6 +14,7 @@ use crate::text::Tokenizer;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::path::Path;
 
@@ -71,9 +72,10 @@ fn tokenise(r: &Rendered, tok: &Tokenizer, opt: &Options) -> Result<Outcome> {
     Ok(Ok(chunks))
 }
 
-/// Takes outcomes in order into a cache and a report.
-pub(super) struct Builder<'a, W: Write + Seek> {
+/// Takes rendered rows in order into a token cache and a report.
+pub struct Builder<'a, W: Write + Seek> {
     writer: Writer<W>,
+    lengths: Vec<u32>,
     pub(super) report: Report,
     tok: &'a Tokenizer,
     opt: &'a Options,
@@ -81,11 +83,26 @@ pub(super) struct Builder<'a, W: Write + Seek> {
 
 impl<'a, W: Write + Seek> Builder<'a, W> {
     pub(super) fn new(out: W, tok: &'a Tokenizer, opt: &'a Options) -> Result<Self> {
-        Ok(Self { writer: Writer::new(out).map_err(unwritable)?, report: Report::default(), tok, opt })
+        Ok(Self { writer: Writer::new(out).map_err(unwritable)?, lengths: Vec::new(), report: Report::default(), tok, opt })
+    }
+
+    /// Begins a source; rows that are taken belong to it.
+    pub fn source(&mut self, source: SourceReport) {
+        self.report.sources.push(source);
+    }
+
+    /// Lengths in tokens of the examples from number `from` on.
+    pub fn lengths(&self, from: usize) -> &[u32] {
+        &self.lengths[from..]
+    }
+
+    /// Tells the user something.
+    pub fn warn(&mut self, warning: String) {
+        self.report.warnings.push(warning);
     }
 
     /// Renders rows by `render` and adds what comes out to the newest source. The first bad row is the error.
-    pub(super) fn take<T: Send>(
+    pub fn take<T: Send>(
         &mut self,
         rows: Vec<T>,
         render: impl Fn(T) -> Result<Rendered> + Sync,
@@ -131,6 +148,7 @@ impl<'a, W: Write + Seek> Builder<'a, W> {
         let divided = chunks.len() > 1;
         for (i, (tokens, targets)) in chunks.into_iter().enumerate() {
             report.examples += 1;
+            self.lengths.push(tokens.len() as u32);
             report.tokens += tokens.len() as u64;
             report.target_tokens += targets.iter().map(|&t| u64::from(t)).sum::<u64>();
             *report.lengths.entry(tokens.len().next_power_of_two() as u64).or_default() += 1;
@@ -152,15 +170,15 @@ pub(super) fn unwritable(e: io::Error) -> Error {
 }
 
 /// Reads `sources`, whose files `reports` name, into a token cache with `key` on `out`.
-pub(super) fn build<W: Write + Seek>(
+pub(super) fn build(
     sources: &[Source],
     reports: Vec<SourceReport>,
     tok: &Tokenizer,
     opt: &Options,
     key: [u8; 32],
     progress: &dyn Fn(u64, u64),
-    out: W,
-) -> Result<W> {
+    out: &File,
+) -> Result<()> {
     let mut builder = Builder::new(out, tok, opt)?;
     let total: u64 = reports.iter().flat_map(|r| &r.files).map(|f| f.bytes).sum();
     let mut before = 0;
@@ -214,5 +232,5 @@ pub(super) fn build<W: Write + Seek>(
         }
         progress(before, total);
     }
-    builder.finish(key)
+    builder.finish(key).map(|_| ())
 }

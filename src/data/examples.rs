@@ -2,7 +2,8 @@
 //!
 //! Here are the user's settings, where the cache lies and when it may be used; how it is made is in `build`.
 
-use super::build::{Builder, build, unwritable};
+pub use super::build::Builder;
+use super::build::{build, unwritable};
 use super::cache::{self, Reader};
 use super::files;
 use super::report::{FileReport, Report, SourceReport, judge};
@@ -152,6 +153,37 @@ fn load_in(
         reports.push(report);
     }
     let key = key(sources, &reports, tok, opt);
+    cached(folders, key, opt, |file| build(sources, reports, tok, opt, key, progress, file))
+}
+
+/// Examples of rows that the caller makes: `fill` hands them to the [`Builder`]. `key` is everything that they depend on beside
+/// tokenizer and options; examples of the same key are taken from the cache.
+pub fn load_made(
+    key: &serde_json::Value,
+    tok: &Tokenizer,
+    opt: &Options,
+    fill: impl FnOnce(&mut Builder<'_, &File>) -> Result<()>,
+) -> Result<Examples> {
+    check(opt, tok)?;
+    let all = serde_json::json!({
+        "made": key, "version": cache::VERSION, "program": env!("CARGO_PKG_VERSION"), "tokenizer": tok.hash(),
+        "seq_len": opt.seq_len, "loss_all": opt.loss_all, "allow_double_bos": opt.allow_double_bos,
+    });
+    let key = *blake3::hash(all.to_string().as_bytes()).as_bytes();
+    cached(&folders(opt), key, opt, |file| {
+        let mut builder = Builder::new(file, tok, opt)?;
+        fill(&mut builder)?;
+        builder.finish(key).map(|_| ())
+    })
+}
+
+/// The examples of `key`: from the first of `folders` that has them, else made by `build` in the first that can be written.
+fn cached(
+    folders: &[PathBuf],
+    key: [u8; 32],
+    opt: &Options,
+    build: impl FnOnce(&File) -> Result<()>,
+) -> Result<Examples> {
     let name = format!("{}.tokens", &blake3::Hash::from(key).to_hex()[..32]);
     let cached = folders.iter().find_map(|f| Reader::open(map(&File::open(f.join(&name)).ok()?).ok()?, &key));
     let examples = match cached {
@@ -163,14 +195,14 @@ fn load_in(
             });
             match place {
                 Some((folder, temp)) => {
-                    let temp = build(sources, reports, tok, opt, key, progress, temp)?;
+                    build(temp.as_file())?;
                     temp.as_file().sync_all().map_err(unwritable)?;
                     let file = temp.persist(folder.join(&name)).map_err(|e| unwritable(e.error))?;
                     Examples::new(reopen(&file, &key)?)
                 }
                 None => {
                     let file = tempfile::tempfile().map_err(unwritable)?;
-                    let file = build(sources, reports, tok, opt, key, progress, file)?;
+                    build(&file)?;
                     let mut examples = Examples::new(reopen(&file, &key)?);
                     let tried =
                         folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
@@ -239,7 +271,8 @@ fn check(opt: &Options, tok: &Tokenizer) -> Result<()> {
     Ok(())
 }
 
-fn hashed(path: &Path) -> Result<FileReport> {
+/// Size and hash of a file.
+pub fn hashed(path: &Path) -> Result<FileReport> {
     let failed = |e: io::Error| Error::io(Kind::Data, "read", path, &e);
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(File::open(path).map_err(failed)?).map_err(failed)?;

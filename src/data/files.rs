@@ -1,8 +1,10 @@
-//! Data files as streams of rows: JSON lines, a JSON array, CSV, TSV and plain text, as they are or in gzip or zstd.
+//! Data files as streams of rows: JSON lines, a JSON array, CSV, TSV and plain text, as they are or in gzip or zstd, and
+//! parquet.
 //!
 //! Whether a file is compressed is told by its first bytes, what is inside by its name. What the columns mean is
-//! decided in `rows`. Every error names the file and the line.
+//! decided in `rows`. Every error names the file and the line; of a parquet file, the row.
 
+use super::parquet;
 use crate::error::{Error, Kind, Result};
 use serde_json::{Map, Value};
 use std::cell::Cell;
@@ -11,13 +13,16 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// The kinds of file we read, by extension (`.gz`, `.gzip`, `.zst`, `.zstd` may follow).
-const KNOWN: [&str; 6] = ["jsonl", "ndjson", "json", "csv", "tsv", "txt"];
+/// The kinds of file we read, by extension (`.gz`, `.gzip`, `.zst`, `.zstd` may follow, but for parquet).
+const KNOWN: [&str; 7] = ["jsonl", "ndjson", "json", "csv", "tsv", "txt", "parquet"];
+
+/// What `hub` writes beside the files that it fetches: no data.
+const SOURCE: &str = "source.json";
 
 /// One row and the line on which it begins (1 for the first).
 #[derive(Debug)]
 pub struct Row {
-    /// Line number in the (uncompressed) file.
+    /// Line number in the (uncompressed) file; in a parquet file the row's own.
     pub line: u64,
     /// The columns in the order of the file.
     pub fields: Map<String, Value>,
@@ -32,7 +37,11 @@ fn extension(path: &Path) -> String {
 
 /// Whether a file's name says that it holds data.
 pub fn is_known(path: &Path) -> bool {
-    KNOWN.contains(&extension(path).as_str())
+    KNOWN.contains(&extension(path).as_str()) && !is_source(path)
+}
+
+fn is_source(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == SOURCE)
 }
 
 fn unknown(path: &Path) -> Error {
@@ -55,7 +64,7 @@ pub fn expand(paths: &[String]) -> Result<Vec<PathBuf>> {
             let before = files.len();
             for entry in glob::glob(given).map_err(|e| bad(&e))? {
                 let entry = entry.map_err(|e| bad(&e))?;
-                if entry.is_file() {
+                if entry.is_file() && !is_source(&entry) {
                     files.push(entry);
                 }
             }
@@ -122,6 +131,7 @@ enum Format {
     Array(Array),
     Table(Box<csv::Reader<Source>>),
     Text(Source),
+    Parquet(Box<parquet::Rows>),
     /// Nothing more will come.
     End,
 }
@@ -149,6 +159,10 @@ pub fn open(path: &Path) -> Result<Rows> {
     if head.starts_with(b"version https://git-lfs") {
         let e = Error::data(format!("{}: is a Git LFS pointer, not the file itself", path.display()));
         return Err(e.fix("run `git lfs pull` in its repository"));
+    }
+    if extension(path) == "parquet" {
+        let format = Format::Parquet(Box::new(parquet::open(path)?));
+        return Ok(Rows { path: path.to_owned(), format, line: 0, rows: 0, taken });
     }
     let mut source: Source = if head.starts_with(&[0x1f, 0x8b]) {
         Box::new(BufReader::with_capacity(1 << 16, flate2::bufread::MultiGzDecoder::new(raw)))
@@ -338,6 +352,12 @@ impl Rows {
                 let fields = Map::from_iter([("text".to_owned(), Value::String(text))]);
                 Ok(Some(Row { line: 1, fields }))
             }
+            Format::Parquet(rows) => {
+                self.line += 1;
+                let fields = rows.next().transpose()?;
+                self.taken.set(rows.bytes());
+                Ok(fields.map(|fields| Row { line: self.line, fields }))
+            }
         }
     }
 }
@@ -443,6 +463,34 @@ mod tests {
     }
 
     #[test]
+    fn parquet_rows_are_numbered_and_counted() {
+        let fixture = |name: &str| {
+            let path = format!("{}/tests/fixtures/parquet/{name}.parquet", env!("CARGO_MANIFEST_DIR"));
+            std::fs::read(path).unwrap()
+        };
+        let rows = values("a.parquet", &fixture("codec-zstd"));
+        assert_eq!((rows.len(), rows[11].0), (12, 12));
+        let row = json!({"inputs": "Question 1: what is it? ", "label": 1, "score": 0.1, "options": ["yes"]});
+        assert_eq!(rows[1], (2, row));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("A.PARQUET");
+        std::fs::write(&path, fixture("many")).unwrap();
+        let mut rows = open(&path).unwrap();
+        assert_eq!(rows.by_ref().count(), 2500);
+        assert_eq!(rows.bytes(), std::fs::metadata(&path).unwrap().len());
+        let binary = "holds 5 bytes that are not UTF-8 (byte 1); text was expected";
+        let binary = format!("a.parquet:2: the column \"image.bytes\" {binary}");
+        for (bytes, message) in [
+            (fixture("empty"), "a.parquet: the file holds no rows"),
+            (b"{\"a\": 1}    ".to_vec(), "a.parquet: not a whole parquet file: it does not end as one"),
+            (fixture("binary"), binary.as_str()),
+        ] {
+            let e = read("a.parquet", &bytes).unwrap_err();
+            assert_eq!((e.message.as_str(), e.exit_code()), (message, 3));
+        }
+    }
+
+    #[test]
     fn errors_name_file_and_line() {
         let cases: [(&str, &[u8], &str); 21] = [
             ("a.jsonl", b"", "a.jsonl: the file is empty"),
@@ -481,7 +529,7 @@ mod tests {
     fn paths_patterns_and_folders() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
-        for name in ["b.jsonl", "a.csv.gz", "notes.md"] {
+        for name in ["b.jsonl", "a.csv.gz", "notes.md", "source.json"] {
             std::fs::write(at(name), "x").unwrap();
         }
         let names = |paths: &[String]| -> Result<Vec<String>> {
@@ -493,7 +541,7 @@ mod tests {
             names(&[at("*")]).unwrap_err().fix.unwrap().contains(".jsonl, .ndjson, .json, .csv, .tsv, .txt")
         );
         assert!(names(&[at("no.jsonl")]).unwrap_err().message.starts_with("cannot read "));
-        assert!(names(&[at("*.parquet")]).unwrap_err().message.starts_with("no file matches"));
+        assert!(names(&[at("*.tsv")]).unwrap_err().message.starts_with("no file matches"));
         assert!(names(&[at("a***b")]).is_err());
         for name in ["train.jsonl", "validation.jsonl"] {
             std::fs::write(at(name), "x").unwrap();
@@ -502,10 +550,10 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))] // each writes 25 files
+        #![proptest_config(ProptestConfig::with_cases(64))] // each writes 30 files
         #[test]
         fn no_bytes_make_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), text in "[\\[\\]{},:\"a1 \\n]{0,40}") {
-            for name in ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt"] {
+            for name in ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt", "a.parquet"] {
                 let _ = read(name, &bytes);
                 let _ = read(name, text.as_bytes());
                 let _ = read(name, format!("[{text}").as_bytes());

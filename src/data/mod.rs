@@ -13,11 +13,12 @@ pub mod examples;
 pub mod files;
 pub mod order;
 pub mod pack;
+pub mod parquet;
 pub mod report;
 pub mod rows;
 
-pub use examples::{Example, Examples, Options, Source, from_rendered, load, texts};
+pub use examples::{Builder, Example, Examples, Options, Source, from_rendered, load, load_made, texts};
 pub use order::Order;
 pub use pack::pack;
-pub use report::Report;
+pub use report::{FileReport, Report, SourceReport};
 pub use rows::Rendered;

@@ -10,7 +10,8 @@ const STREAM: u64 = 1 << 40;
 
 /// A new permutation of `n` examples for every epoch.
 pub struct Order {
-    seed: u64,
+    /// None: in turn.
+    seed: Option<u64>,
     n: usize,
     /// The permutation that was asked for last, with its epoch: a matter of speed alone.
     last: Mutex<Option<(u64, Arc<Vec<u32>>)>>,
@@ -20,17 +21,23 @@ impl Order {
     /// The order of `n` examples under the user's `seed`. There must be at least one example.
     pub fn new(seed: u64, n: usize) -> Self {
         assert!(n > 0 && u32::try_from(n).is_ok(), "an order of {n} examples");
-        Self { seed, n, last: Mutex::new(None) }
+        Self { seed: Some(seed), n, last: Mutex::new(None) }
+    }
+
+    /// `n` examples as they stand, over and over: for examples that were drawn in an order already.
+    pub fn in_turn(n: usize) -> Self {
+        Self { seed: None, ..Self::new(0, n) }
     }
 
     /// The index of the example at a global `position` = epoch * n + i.
     pub fn at(&self, position: u64) -> usize {
         let (epoch, i) = (position / self.n as u64, (position % self.n as u64) as usize);
+        let Some(seed) = self.seed else { return i };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let permutation = match &*last {
             Some((e, p)) if *e == epoch => Arc::clone(p),
             _ => {
-                let p = Arc::new(Rng::new(self.seed, STREAM + epoch).permutation(self.n));
+                let p = Arc::new(Rng::new(seed, STREAM + epoch).permutation(self.n));
                 *last = Some((epoch, Arc::clone(&p)));
                 p
             }

@@ -23,12 +23,13 @@ use parquet::file::metadata::{
 use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::schema::types::Type;
 use serde_json::{Map, Value};
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 /// What every parquet file begins and ends with.
 pub const MAGIC: &[u8; 4] = b"PAR1";
@@ -155,10 +156,25 @@ fn footer(path: &Path, file: &mut File, size: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Runs code of the crate; its panics are errors too.
+/// Runs code of the crate; its panics are errors too, and nothing else is said about them.
 fn guard<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    thread_local! {
+        static GUARDED: Cell<bool> = const { Cell::new(false) };
+    }
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !GUARDED.try_with(Cell::get).unwrap_or(false) {
+                usual(panic);
+            }
+        }));
+    });
+    GUARDED.set(true);
     // What a panic leaves behind is not used again: the rows end there.
-    match catch_unwind(AssertUnwindSafe(work)) {
+    let result = catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(false);
+    match result {
         Ok(result) => result.map_err(|e| e.to_string()),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);

@@ -8,9 +8,13 @@ use super::row::{Dropped, Row};
 use super::spec::{Slice, Task};
 use crate::data::files;
 use crate::error::{Error, Kind, Result};
+use crate::rng::Rng;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// Stream of the order of training files that are sorted.
+const SHUFFLE: u64 = 0xF1A5 << 32;
 
 /// Which rows of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -186,21 +190,16 @@ fn count(files: &[PathBuf]) -> Result<usize> {
     Ok(n)
 }
 
-/// Reads rows `range` of `files`.
-fn read(
-    task: TaskRef<'_>,
-    paths: &[PathBuf],
-    range: std::ops::Range<usize>,
-    out: &mut PartRows,
-) -> Result<()> {
-    let mut at = 0;
+/// Reads those rows of `paths` that are `wanted`, by number in ascending order.
+fn read(task: TaskRef<'_>, paths: &[PathBuf], wanted: &[usize], out: &mut PartRows) -> Result<()> {
+    let (mut at, mut wanted) = (0, wanted.iter().peekable());
     for path in paths {
         for row in files::open(path)? {
             let row = row?;
-            if at >= range.end {
+            if wanted.peek().is_none() {
                 return Ok(());
             }
-            if at >= range.start {
+            if wanted.next_if(|w| **w == at).is_some() {
                 let id = format!("{}:{}", path.display(), row.line);
                 match task.dataset.row(&task.task.name, &row.fields).map_err(|e| e.at(&id))? {
                     Ok(row) => out.rows.push(Found { id, row }),
@@ -248,7 +247,13 @@ pub fn load_part(task: TaskRef<'_>, folder: &Path, part: Part, cap: usize) -> Re
     let of = range.len();
     range.end = range.end.min(range.start.saturating_add(cap));
     let mut out = PartRows { of, stand_in, files: found.clone(), ..Default::default() };
-    read(task, &found, range, &mut out)?;
+    let mut wanted: Vec<usize> = range.collect();
+    if t.shuffle && slice.split == "train" {
+        let order = Rng::new(0, SHUFFLE).permutation(n);
+        wanted.iter_mut().for_each(|w| *w = order[*w] as usize);
+        wanted.sort_unstable();
+    }
+    read(task, &found, &wanted, &mut out)?;
     Ok(Some(out))
 }
 

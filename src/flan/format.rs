@@ -84,7 +84,7 @@ impl<'a> Format<'a> {
                     shots.iter().flat_map(|(p, t)| [turn("user", p), turn("assistant", t)]).collect();
                 turns.push(turn("user", prompt));
                 let chat = self.chat.ok_or_else(|| Error::internal("a chat format without a template"))?;
-                return chat.render(&turns.into(), true);
+                return chat.render(&turns.into(), true, &serde_json::Map::new());
             }
         };
         let mut text = String::new();

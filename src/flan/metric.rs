@@ -1,7 +1,7 @@
 //! The measures that a dataset may name, and whether they read a choice or a text.
 
 /// A measure of answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Metric {
     /// Share of right choices.
     Accuracy,

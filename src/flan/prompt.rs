@@ -105,7 +105,7 @@ impl Dataset {
         let context = self.context(row, false);
         let options = if template.inverse { Vec::new() } else { row.options.clone() };
         let target = self.target(template, &context, row)?;
-        let prompt = render(&template.prompt, &context)?.trim_end().to_owned();
+        let prompt = render(&template.prompt, &context)?.trim().to_owned();
         Ok(Prompt { prompt, target, options, cut: false })
     }
 

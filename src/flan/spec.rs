@@ -125,6 +125,8 @@ struct RawTask {
     train: Option<Spanned<String>>,
     dev: Option<Spanned<String>>,
     test: Option<Spanned<String>>,
+    #[serde(default)]
+    shuffle: bool,
     rows: Rows,
 }
 
@@ -301,6 +303,8 @@ pub struct Task {
     pub dev: Option<Slice>,
     /// Rows that are reported.
     pub test: Option<Slice>,
+    /// The training file is sorted by label: its rows are taken in a fixed random order.
+    pub shuffle: bool,
     /// Published counts.
     pub rows: Rows,
 }
@@ -514,6 +518,7 @@ impl Dataset {
                 name: t.name.into_inner(),
                 folders,
                 hub: t.hub,
+                shuffle: t.shuffle,
                 rows: t.rows,
             });
         }
@@ -690,6 +695,7 @@ mod tests {
                 train: Some(slice.clone()),
                 dev: other(0),
                 test: other(1),
+                shuffle: false,
                 rows: Rows::default(),
             };
             task.range(&slice, n)

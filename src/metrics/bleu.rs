@@ -1,9 +1,10 @@
 //! Corpus BLEU, number for number that of sacreBLEU 2.
 //!
-//! Papineni et al., "BLEU: a method for automatic evaluation of machine translation", ACL 2002, section 2.3; sacreBLEU: Post, "A
-//! call for clarity in reporting BLEU scores", WMT 2018. FLAN: tokenizer `intl`, exponential smoothing (method 3 of
-//! Chen and Cherry, WMT 2014), case kept, effective order off. BLEU belongs to a corpus: take each sentence's [`Counts`],
-//! add them up, and ask the sum for its [`Counts::bleu`]. A bootstrap sample is another sum of the same counts.
+//! Papineni et al., "BLEU: a method for automatic evaluation of machine translation", ACL 2002, section 2.3;
+//! sacreBLEU: Post, "A call for clarity in reporting BLEU scores", WMT 2018. FLAN: tokenizer `intl`, exponential
+//! smoothing (method 3 of Chen and Cherry, WMT 2014), case kept, effective order off. BLEU belongs to a corpus: take
+//! each sentence's [`Counts`], add them up, and ask the sum for its [`Counts::bleu`]. A bootstrap sample is another
+//! sum of the same counts.
 
 use std::collections::HashMap;
 use std::iter::Sum;
@@ -38,7 +39,8 @@ fn compile(rules: &[(&str, &'static str)]) -> Rules {
 const INTL: [(&str, &str); 3] =
     [(r"(\P{N})(\p{P})", "$1 $2 "), (r"(\p{P})(\P{N})", " $1 $2"), (r"(\p{S})", " $1 ")];
 
-// ASCII punctuation but ' , - . first; these four depend on the neighbours: . and , stay within numbers, - after other than digits.
+// ASCII punctuation but ' , - . first; these four depend on the neighbours: . and , stay within numbers, - after
+// other than digits.
 const V13A: [(&str, &str); 4] = [
     (r"([!-&(-+/:-@\[-`{-~])", " $1 "),
     (r"([^0-9])([.,])", "$1 $2 "),
@@ -140,8 +142,8 @@ impl Counts {
         counts
     }
 
-    /// BLEU of a corpus with these counts: the geometric mean of the precisions times the brevity penalty. The k-th order
-    /// without a match gets 1 / 2^k matches. Nothing matched, or no hypothesis of four words, is 0.
+    /// BLEU of a corpus with these counts: the geometric mean of the precisions times the brevity penalty. The k-th
+    /// order without a match gets 1 / 2^k matches. Nothing matched, or no hypothesis of four words, is 0.
     pub fn bleu(&self) -> Bleu {
         let (h, r) = (self.hypothesis as f64, self.reference as f64);
         // Without words r / h is infinite and the penalty 0.
@@ -199,8 +201,8 @@ impl<'a> Sum<&'a Counts> for Counts {
     }
 }
 
-/// sacreBLEU's signature of a score, with which others can repeat it. `references`: how many each sentence has, `None` if
-/// that differs.
+/// sacreBLEU's signature of a score, with which others can repeat it. `references`: how many each sentence has,
+/// `None` if that differs.
 pub fn signature(tokenizer: Tokenizer, lowercase: bool, references: Option<usize>) -> String {
     let refs = references.map_or("var".into(), |n| n.to_string());
     let case = if lowercase { "lc" } else { "mixed" };

@@ -1,9 +1,9 @@
 //! Labels: accuracy, F1, Matthews correlation, and whole groups right.
 //!
-//! A prediction is `None` where the output was no label. It is wrong, and never counts as another label: in F1 it is a
-//! missed positive or a false alarm, whichever the gold label makes of it (T5's `f1_score_with_invalid`, for MRPC, QQP
-//! and MultiRC in FLAN). All else as scikit-learn, whose value for 0 / 0 is 0. `None` for an answer means that there are
-//! no examples, or not as many predictions as gold labels.
+//! A prediction is `None` where the output was no label. It is wrong, and never counts as another label: in F1 it is
+//! a missed positive or a false alarm, whichever the gold label makes of it (T5's `f1_score_with_invalid`, for MRPC,
+//! QQP and MultiRC in FLAN). All else as scikit-learn, whose value for 0 / 0 is 0. `None` for an answer means that
+//! there are no examples, or not as many predictions as gold labels.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -93,9 +93,9 @@ pub fn macro_f1(predictions: &[Option<usize>], golds: &[usize], classes: usize) 
     Some((0..classes).map(f1).sum::<f64>() / classes as f64)
 }
 
-/// The Matthews correlation of any number of classes (CoLA), in -1..=1: Gorodkin, "Comparing two K-category assignments by a
-/// K-category correlation coefficient", Computational Biology and Chemistry 28, 2004. Invalid predictions are
-/// a class of their own. If all predictions, or all gold labels, are alike it is 0.
+/// The Matthews correlation of any number of classes (CoLA), in -1..=1: Gorodkin, "Comparing two K-category
+/// assignments by a K-category correlation coefficient", Computational Biology and Chemistry 28, 2004. Invalid
+/// predictions are a class of their own. If all predictions, or all gold labels, are alike it is 0.
 pub fn matthews(predictions: &[Option<usize>], golds: &[usize]) -> Option<f64> {
     let n = golds.len() as f64;
     let mut counts: HashMap<Option<usize>, (f64, f64)> = HashMap::new();

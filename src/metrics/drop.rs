@@ -91,9 +91,9 @@ fn assign(rows: usize, columns: usize, value: impl Fn(usize, usize) -> f64) -> V
     (0..columns).filter(|&j| owner[j] != FREE).map(|j| (owner[j], j)).collect()
 }
 
-/// Scores the spans of one prediction against the spans of one gold answer. Exact match: the same set of normal forms and
-/// as many spans. F1: the mean over the best one-to-one alignment, unaligned spans counting 0, rounded to two decimals as
-/// the script does. No spans on either side is a match.
+/// Scores the spans of one prediction against the spans of one gold answer. Exact match: the same set of normal forms
+/// and as many spans. F1: the mean over the best one-to-one alignment, unaligned spans counting 0, rounded to two
+/// decimals as the script does. No spans on either side is a match.
 pub fn spans<P: AsRef<str>, G: AsRef<str>>(prediction: &[P], gold: &[G]) -> Answer {
     let p: Vec<String> = prediction.iter().map(|s| normalize(s.as_ref())).collect();
     let g: Vec<String> = gold.iter().map(|s| normalize(s.as_ref())).collect();

@@ -1,7 +1,7 @@
 //! Edit distance over words, for the text-formatting tasks of FLAN (case, punctuation, word borders).
 //!
-//! Levenshtein, 1966: the fewest insertions, deletions and substitutions of words. Texts are put in lower case first, as
-//! T5's `edit_distance` does by default, though that hides all errors of case.
+//! Levenshtein, 1966: the fewest insertions, deletions and substitutions of words. Texts are put in lower case first,
+//! as T5's `edit_distance` does by default, though that hides all errors of case.
 
 use std::sync::LazyLock;
 

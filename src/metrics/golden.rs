@@ -1,4 +1,5 @@
-//! The measures against the programs they agree with: `tests/fixtures/metrics/golden.json`, made by `make.py` beside it.
+//! The measures against the programs they agree with: `tests/fixtures/metrics/golden.json`, made by `make.py` beside
+//! it.
 
 use serde_json::Value;
 

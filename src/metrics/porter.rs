@@ -1,8 +1,9 @@
 //! The Porter stemmer, for ROUGE with stemming.
 //!
 //! Porter, "An algorithm for suffix stripping", Program 14(3), 1980; names of steps and conditions are the paper's.
-//! rouge-score stems with NLTK, which departs from the paper: a table of irregular words, `ies` and `ied` of four letters, `y`
-//! after a consonant, `bli`, `fulli` and `logi` in step 2, and a stem of a vowel and a consonant as *o. So does this.
+//! rouge-score stems with NLTK, which departs from the paper: a table of irregular words, `ies` and `ied` of four
+//! letters, `y` after a consonant, `bli`, `fulli` and `logi` in step 2, and a stem of a vowel and a consonant as *o.
+//! So does this.
 
 /// NLTK's irregular words and their stems.
 const IRREGULAR: [(&str, &str); 16] = [

@@ -1,9 +1,9 @@
 //! ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum as the rouge-score package of Google computes them.
 //!
-//! Lin, "ROUGE: a package for automatic evaluation of summaries", ACL workshop 2004: section 2 (N), 3.1 (L), 3.2 (Lsum, the
-//! union of longest common subsequences). FLAN: 1, 2 and Lsum, no stemming, " . " read as the end of a line, and for each
-//! type the reference that suits it best ([`best`]). Its report is the median of 1,000 unseeded bootstrap means of the
-//! F-measure; the mean itself is what those scatter about.
+//! Lin, "ROUGE: a package for automatic evaluation of summaries", ACL workshop 2004: section 2 (N), 3.1 (L), 3.2
+//! (Lsum, the union of longest common subsequences). FLAN: 1, 2 and Lsum, no stemming, " . " read as the end of a
+//! line, and for each type the reference that suits it best ([`best`]). Its report is the median of 1,000 unseeded
+//! bootstrap means of the F-measure; the mean itself is what those scatter about.
 
 use std::collections::{BTreeSet, HashMap};
 

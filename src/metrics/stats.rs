@@ -1,8 +1,8 @@
 //! How sure a mean or a difference of means is.
 //!
-//! Random numbers are counter-based: the draw at a place is a function of (seed, place), so a result does not depend on how the
-//! work is split, and 1,000 resamples begin with the 100 of the same seed. `None` means that there is nothing to
-//! compute from: no values, lists of different lengths, or a number that is not finite.
+//! Random numbers are counter-based: the draw at a place is a function of (seed, place), so a result does not depend
+//! on how the work is split, and 1,000 resamples begin with the 100 of the same seed. `None` means that there is
+//! nothing to compute from: no values, lists of different lengths, or a number that is not finite.
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) by index.
 #[derive(Clone, Copy, Debug)]
@@ -171,8 +171,8 @@ pub struct Paired {
     pub p: f64,
 }
 
-/// Student's paired t-test (Biometrika 6, 1908), of at least two pairs. If all differences are equal, p is 1 for 0 and 0
-/// otherwise.
+/// Student's paired t-test (Biometrika 6, 1908), of at least two pairs. If all differences are equal, p is 1 for 0
+/// and 0 otherwise.
 pub fn paired_t(a: &[f64], b: &[f64]) -> Option<Paired> {
     let (d, mean) = differences(a, b)?;
     let stderr = mean.stderr?;
@@ -185,8 +185,9 @@ pub fn paired_t(a: &[f64], b: &[f64]) -> Option<Paired> {
     Some(Paired { mean: mean.value, stderr, p })
 }
 
-/// The regularised incomplete beta function I_x(a, b), `y` being 1 - x: the continued fraction of DLMF 8.17.22 by Lentz's
-/// method, on the side where it is quick. P(|T| >= t) of Student's T is I of x = df / (df + t^2), a = df / 2, b = 1/2.
+/// The regularised incomplete beta function I_x(a, b), `y` being 1 - x: the continued fraction of DLMF 8.17.22 by
+/// Lentz's method, on the side where it is quick. P(|T| >= t) of Student's T is I of x = df / (df + t^2), a = df / 2,
+/// b = 1/2.
 fn beta_share(a: f64, b: f64, x: f64, y: f64) -> f64 {
     if x <= 0.0 || y <= 0.0 {
         return if x <= 0.0 { 0.0 } else { 1.0 };
@@ -216,9 +217,9 @@ fn beta_share(a: f64, b: f64, x: f64, y: f64) -> f64 {
     (libm::exp(log_front) * fraction / a).clamp(0.0, 1.0)
 }
 
-/// Fisher's sign-flip permutation test (The design of experiments, 1935, section 21): how often the mean is at least as far from 0
-/// when each difference has its sign drawn. All sign patterns are tried if there are at most `flips` of them; else
-/// `flips` are drawn and the observed one is counted in, (1 + hits) / (1 + flips), so that p is never 0.
+/// Fisher's sign-flip permutation test (The design of experiments, 1935, section 21): how often the mean is at least
+/// as far from 0 when each difference has its sign drawn. All sign patterns are tried if there are at most `flips` of
+/// them; else `flips` are drawn and the observed one is counted in, (1 + hits) / (1 + flips), so that p is never 0.
 pub fn sign_flip(a: &[f64], b: &[f64], flips: usize, seed: u64) -> Option<Paired> {
     let (d, mean) = differences(a, b)?;
     // A difference of 0 has no sign. In units of the largest, sums cannot overflow.

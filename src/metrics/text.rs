@@ -1,9 +1,10 @@
 //! Answers as strings: normalisation, exact match and F1 over words.
 //!
-//! SQuAD: Rajpurkar et al., "SQuAD: 100,000+ questions for machine comprehension of text", EMNLP 2016, section 6.1, and
-//! its scripts of versions 1.1 and 2.0. TriviaQA: Joshi et al., ACL 2017, section 6, and its script. FLAN scores DROP, CoQA and
-//! SQuAD by the first, Natural Questions, TriviaQA and QuAC by the second, through T5, whose rules are those of
-//! [`squad`] and [`trivia_qa`]. The scripts are Python, so letters and white space are what Python takes for them.
+//! SQuAD: Rajpurkar et al., "SQuAD: 100,000+ questions for machine comprehension of text", EMNLP 2016, section 6.1,
+//! and its scripts of versions 1.1 and 2.0. TriviaQA: Joshi et al., ACL 2017, section 6, and its script. FLAN scores
+//! DROP, CoQA and SQuAD by the first, Natural Questions, TriviaQA and QuAC by the second, through T5, whose rules are
+//! those of [`squad`] and [`trivia_qa`]. The scripts are Python, so letters and white space are what Python takes for
+//! them.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -30,7 +31,8 @@ pub(super) fn one_space(text: &str) -> String {
     words(text).collect::<Vec<_>>().join(" ")
 }
 
-/// Replaces each "a", "an" and "the" that stands alone by a space: `\b(a|an|the)\b` means a whole run of word characters.
+/// Replaces each "a", "an" and "the" that stands alone by a space: `\b(a|an|the)\b` means a whole run of word
+/// characters.
 pub(super) fn drop_articles(text: &str) -> String {
     let Some(re) = WORDS.as_ref() else { return text.into() };
     re.replace_all(text, |c: &Captures<'_>| match &c[0] {
@@ -105,8 +107,8 @@ pub struct Answer {
     pub f1: f64,
 }
 
-/// F1 of two texts as bags of words: 2 p r / (p + r) with p and r the shared share of either. No shared word gives 0, no
-/// words at all give `both_empty`.
+/// F1 of two texts as bags of words: 2 p r / (p + r) with p and r the shared share of either. No shared word gives 0,
+/// no words at all give `both_empty`.
 fn bag_f1(prediction: &str, gold: &str, both_empty: f64) -> f64 {
     let mut counts: HashMap<&str, usize> = HashMap::new();
     let mut of_gold = 0;

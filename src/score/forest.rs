@@ -68,15 +68,44 @@ impl Tree {
     }
 }
 
+/// Fewest tokens that neighbouring trees share for them to be computed once.
+const TRUNK: usize = 32;
+
+/// How many tokens at the front of every tree's root are a trunk that it shares with its neighbours: solved examples in front of
+/// all prompts, a passage that several questions are about.
+fn trunks(trees: &[Tree]) -> Vec<usize> {
+    let mut lengths = vec![0; trees.len()];
+    let mut i = 0;
+    while i + 1 < trees.len() {
+        let root = &trees[i].root;
+        let (mut shared, mut end) = (root.len(), i + 1);
+        while end < trees.len() {
+            let next = common(&root[..shared], &trees[end].root);
+            // A neighbour that shares much less begins a group of its own.
+            if next < TRUNK.max(shared / 2) && end > i + 1 || next < TRUNK {
+                break;
+            }
+            (shared, end) = (next, end + 1);
+        }
+        if end > i + 1 {
+            lengths[i..end].fill(shared);
+        }
+        i = end;
+    }
+    lengths
+}
+
 /// Packs `trees`, in order, into as few batches as that order allows. A batch's owners are those of the branches; an
-/// owner's asks come in token order, within a batch and over batches.
+/// owner's asks come in token order, within a batch and over batches. What neighbouring trees share at their front is there
+/// once in a batch, unless `apart`.
 ///
 /// # Errors
 /// `Kind::Memory` if a single sequence exceeds `limits.tokens`.
-pub fn batches(trees: &[Tree], limits: &Limits) -> Result<Vec<Batch>> {
-    let mut packer = Packer { limits, full: Vec::new(), batch: Batch::default(), trees: 0 };
-    for tree in trees {
-        packer.add(tree)?;
+pub fn batches(trees: &[Tree], limits: &Limits, apart: bool) -> Result<Vec<Batch>> {
+    let lengths = if apart { vec![0; trees.len()] } else { trunks(trees) };
+    let mut packer = Packer { limits, full: Vec::new(), batch: Batch::default(), trees: 0, trunk: None };
+    for (tree, trunk) in trees.iter().zip(lengths) {
+        packer.add(tree, trunk)?;
     }
     packer.flush();
     Ok(packer.full)
@@ -87,9 +116,11 @@ struct Packer<'a> {
     full: Vec<Batch>,
     batch: Batch,
     trees: usize,
+    /// The trunk in the current batch, by its tokens, and its segment.
+    trunk: Option<(&'a [u32], u32)>,
 }
 
-impl Packer<'_> {
+impl<'a> Packer<'a> {
     fn flush(&mut self) {
         if !self.batch.is_empty() {
             let mut batch = std::mem::take(&mut self.batch);
@@ -97,23 +128,31 @@ impl Packer<'_> {
             self.full.push(batch);
         }
         self.trees = 0;
+        self.trunk = None;
     }
 
-    fn add(&mut self, tree: &Tree) -> Result<()> {
+    fn add(&mut self, tree: &'a Tree, trunk: usize) -> Result<()> {
         let fits = |tokens: usize, asks: usize| tokens <= self.limits.tokens && asks <= self.limits.asks;
+        let (trunk, root_rest) = tree.root.split_at(trunk);
+        let there = |p: &Self| p.trunk.filter(|(ids, _)| !trunk.is_empty() && *ids == trunk).map(|(_, s)| s);
+        let known = if there(self).is_some() { trunk.len() } else { 0 };
         let whole = fits(tree.tokens(), tree.asks());
-        let joins = fits(self.batch.len() + tree.tokens(), self.batch.rows.len() + tree.asks());
+        let joins = fits(self.batch.len() + tree.tokens() - known, self.batch.rows.len() + tree.asks());
         if self.trees == self.limits.trees || (whole && !joins) {
             self.flush();
         }
         self.trees += 1;
-        // The root's segment in the current batch, once it is there. A tree that does not fit goes on in the next batch
-        // with the same root and the same children, so that every segment keeps its place in the tree.
-        let mut root = None;
+        // Where the trunk, the root behind it and the branch lie in the current batch, once they are there. A tree that does
+        // not fit goes on in the next batch with the same segments.
+        let mut root: Option<Option<u32>> = None;
         for branch in &tree.branches {
             let mut done = 0;
             while done < branch.targets.len() {
-                let new_root = if root.is_none() { tree.root.len() } else { 0 };
+                let new_root = match root {
+                    Some(_) => 0,
+                    None if there(self).is_some() => root_rest.len(),
+                    None => tree.root.len(),
+                };
                 let room = self.limits.asks - self.batch.rows.len();
                 if self.batch.len() + new_root + branch.rest.len() > self.limits.tokens || room == 0 {
                     if self.batch.is_empty() {
@@ -132,20 +171,26 @@ impl Packer<'_> {
                     root = None;
                     continue;
                 }
-                if root.is_none() && !tree.root.is_empty() {
-                    root = Some(self.batch.push(None, &tree.root));
-                }
-                let root_start = root.map(|r| self.batch.segments[r as usize].start);
+                let parent = *root.get_or_insert_with(|| {
+                    let mut parent = there(self);
+                    if parent.is_none() && !trunk.is_empty() {
+                        let segment = self.batch.push(None, trunk);
+                        self.trunk = Some((trunk, segment));
+                        parent = Some(segment);
+                    }
+                    if root_rest.is_empty() { parent } else { Some(self.batch.push(parent, root_rest)) }
+                });
                 let rest_start = self.batch.len() as u32;
                 if !branch.rest.is_empty() {
-                    self.batch.push(root, &branch.rest);
+                    self.batch.push(parent, &branch.rest);
                 }
                 let take = room.min(branch.targets.len() - done);
                 for i in done..done + take {
                     let at = branch.row + i;
-                    let row = match root_start {
-                        Some(start) if at < tree.root.len() => start + at as u32,
-                        _ => rest_start + (at - tree.root.len()) as u32,
+                    let row = if at >= tree.root.len() {
+                        rest_start + (at - tree.root.len()) as u32
+                    } else {
+                        self.row_in(parent, at as u32)
                     };
                     self.batch.ask(row, branch.targets[i], branch.owner);
                 }
@@ -153,6 +198,18 @@ impl Packer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The row of the token at path position `at` in `segment` or what it hangs on.
+    fn row_in(&self, segment: Option<u32>, at: u32) -> u32 {
+        let mut here = segment;
+        while let Some(s) = here.map(|i| self.batch.segments[i as usize]) {
+            if at >= s.position {
+                return s.start + (at - s.position);
+            }
+            here = s.parent;
+        }
+        unreachable!("a position of the path lies in one of its segments")
     }
 }
 
@@ -165,6 +222,8 @@ pub struct Tally {
     pub tokens: usize,
     /// How many targets were not the most probable token.
     pub misses: usize,
+    /// The same without the last of them: an EOS behind an option.
+    pub before: (f64, usize),
 }
 
 impl Tally {
@@ -189,6 +248,7 @@ pub fn add(batch: &Batch, predictions: &[Prediction], tallies: &mut [Tally]) -> 
                 .fix("check the weights with `flanrt model verify`; with f16, try bf16 or f32"));
         }
         let tally = &mut tallies[owner as usize];
+        tally.before = (tally.logprob, tally.misses);
         tally.logprob += f64::from(p.logprob);
         tally.tokens += 1;
         tally.misses += usize::from(!p.greedy);
@@ -211,6 +271,7 @@ mod tests {
         let mut t = Tally::default();
         for i in s.first..s.ids.len() {
             let p = answer(&s.ids[..i], s.ids[i]);
+            t.before = (t.logprob, t.misses);
             t.logprob += f64::from(p.logprob);
             t.tokens += 1;
             t.misses += usize::from(!p.greedy);
@@ -230,7 +291,7 @@ mod tests {
             .collect();
         let mut model = Model::new(64, limits.tokens, limits.asks);
         let mut tallies = vec![Tally::default(); owner as usize];
-        for b in batches(&trees, &limits).unwrap() {
+        for b in batches(&trees, &limits, unrolled).unwrap() {
             assert!(b.segments.iter().filter(|s| s.parent.is_none()).count() > 0);
             add(&b, &model.predict(&b).unwrap(), &mut tallies).unwrap();
         }
@@ -281,10 +342,33 @@ mod tests {
     }
 
     #[test]
+    fn what_neighbours_share_is_computed_once() {
+        let head: Vec<u32> = (100..140).collect();
+        let with = |ids: &[u32], first: usize| seq(&[&head[..], ids].concat(), first + head.len());
+        let requests = vec![
+            vec![with(&[1, 2, 5, 6], 2), with(&[1, 2, 7], 2)],
+            vec![with(&[3, 5, 6], 1), with(&[3, 7], 1)],
+            // The shared part alone is the context.
+            vec![with(&[8, 9], 0), with(&[9, 9], 0)],
+            vec![seq(&[1, 5, 6, 7], 3), seq(&[1, 5, 6, 8], 3)],
+            vec![with(&[4, 5], 1), with(&[4, 6], 1)],
+            vec![with(&[2, 5, 5, 6], 1), with(&[2, 6, 7], 1)],
+        ];
+        let want: Vec<Tally> = requests.iter().flatten().map(plain).collect();
+        for (trees, tokens, asks) in [(99, 64, 99), (99, 50, 99), (2, 60, 99), (99, 64, 2), (99, 44, 1)] {
+            let (got, _) = scores(&requests, Limits { trees, tokens, asks }, false);
+            assert_eq!(got, want, "{trees} {tokens} {asks}");
+        }
+        let (_, model) = scores(&requests, Limits { trees: 99, tokens: 1000, asks: 99 }, false);
+        // Once the shared part, also behind the request that stands between, and what each adds.
+        assert_eq!(model.tokens, 40 + 2 + 1 + 1 + 1 + 2 + 3 + 1 + 1 + 2 + 1);
+    }
+
+    #[test]
     fn a_split_tree_keeps_its_shape() {
         let r: Vec<Sequence> = (0..6).map(|i| seq(&[1, 2, 3, 4, 50 + i, 60, 61], 4)).collect();
         let tree = Tree::grow(&r, 0, false).unwrap();
-        let split = batches(&[tree], &Limits { trees: 1, tokens: 8, asks: 100 }).unwrap();
+        let split = batches(&[tree], &Limits { trees: 1, tokens: 8, asks: 100 }, false).unwrap();
         assert_eq!(split.len(), 3);
         for b in &split {
             assert_eq!(b.tokens[..4], [1, 2, 3, 4]);
@@ -295,7 +379,7 @@ mod tests {
     #[test]
     fn what_cannot_fit_is_an_error() {
         let tree = Tree::grow(&[seq(&[1, 2, 3, 4], 1)], 0, false).unwrap();
-        let e = batches(&[tree], &Limits { trees: 1, tokens: 2, asks: 1 }).unwrap_err();
+        let e = batches(&[tree], &Limits { trees: 1, tokens: 2, asks: 1 }, false).unwrap_err();
         assert_eq!(e.kind, Kind::Memory);
     }
 

@@ -66,6 +66,9 @@ pub struct Header {
     pub boundary: Boundary,
     /// The unconditional context; none if those scores are left out.
     pub unconditional: Option<String>,
+    /// Whether the EOS behind an option is scored.
+    #[serde(default)]
+    pub eos: bool,
     /// Longest sequence of inputs.
     pub window: usize,
     /// Whether options share the computation of their context.
@@ -258,6 +261,7 @@ mod tests {
             model: "m".into(),
             boundary: Boundary::Joint,
             unconditional: Some(String::new()),
+            eos: false,
             window: 8,
             forest: true,
             settings: BTreeMap::new(),
@@ -270,8 +274,8 @@ mod tests {
     }
 
     fn row(i: usize, logprob: f64) -> Row {
-        let tally = Tally { logprob, tokens: 2, misses: 0 };
-        let scored = Scored::new("x", &Sequence { moved: i == 1, ..Sequence::default() }, &tally, None);
+        let tally = Tally { logprob, tokens: 2, ..Tally::default() };
+        let scored = Scored::new("x", &Sequence { moved: i == 1, ..Sequence::default() }, &tally, None, false);
         Row::Continuation { id: requests()[i].id.clone(), scored }
     }
 
@@ -289,7 +293,7 @@ mod tests {
             let x = -f64::from_bits((state >> 2) | 0x2000_0000_0000_0000);
             let one = Scored {
                 unconditional: Some(x / 3.0),
-                ..Scored::new("é", &Sequence::default(), &Tally::default(), None)
+                ..Scored::new("é", &Sequence::default(), &Tally::default(), None, false)
             };
             let options = vec![Scored { logprob: x, ..one.clone() }, one];
             let choice = Choice::of(&options);

@@ -26,6 +26,9 @@ pub struct Scored {
     pub bytes: usize,
     /// Whether there are tokens and each is the model's first choice.
     pub greedy: bool,
+    /// The log-probability of the text with the EOS behind it, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_eos: Option<f64>,
     /// The log-probability of the text after the unconditional context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unconditional: Option<f64>,
@@ -41,10 +44,27 @@ pub struct Scored {
 }
 
 impl Scored {
-    /// The result of `text` scored as `sequence`.
-    pub fn new(text: &str, sequence: &Sequence, tally: &Tally, unconditional: Option<f64>) -> Self {
+    /// The result of `text` scored as `sequence`; with `eos`, the sequence's last token is an EOS behind the text.
+    pub fn new(
+        text: &str,
+        sequence: &Sequence,
+        tally: &Tally,
+        unconditional: Option<f64>,
+        eos: bool,
+    ) -> Self {
+        let whole = tally;
+        let tally = match eos {
+            true => Tally {
+                logprob: whole.before.0,
+                misses: whole.before.1,
+                tokens: whole.tokens.saturating_sub(1),
+                ..*whole
+            },
+            false => *whole,
+        };
         Self {
             logprob: tally.logprob,
+            with_eos: eos.then_some(whole.logprob),
             tokens: tally.tokens,
             chars: text.chars().count(),
             bytes: text.len(),
@@ -72,6 +92,9 @@ pub struct Choice {
     pub per_char: usize,
     /// Largest log-probability per byte.
     pub per_byte: usize,
+    /// Largest log-probability with the EOS, where that was scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum_eos: Option<usize>,
     /// Largest log-probability minus the unconditional one, where those were computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minus_unconditional: Option<usize>,
@@ -86,7 +109,9 @@ impl Choice {
             (1..options.len()).fold(0, |b, i| if score(&options[i]) > score(&options[b]) { i } else { b })
         };
         let known = options.iter().all(|o| o.unconditional.is_some());
+        let ended = options.iter().all(|o| o.with_eos.is_some());
         Self {
+            sum_eos: ended.then(|| best(&|o| o.with_eos.unwrap_or(0.0))),
             sum: best(&|o| o.logprob),
             per_token: best(&|o| o.per(o.tokens)),
             per_char: best(&|o| o.per(o.chars)),
@@ -96,13 +121,14 @@ impl Choice {
     }
 
     /// The rules by name, in the order of every report.
-    pub fn rules(&self) -> [(&'static str, Option<usize>); 5] {
+    pub fn rules(&self) -> [(&'static str, Option<usize>); 6] {
         [
             ("sum", Some(self.sum)),
             ("per_token", Some(self.per_token)),
             ("per_char", Some(self.per_char)),
             ("per_byte", Some(self.per_byte)),
             ("minus_unconditional", self.minus_unconditional),
+            ("sum_eos", self.sum_eos),
         ]
     }
 }
@@ -142,12 +168,12 @@ pub(super) mod tests {
         bytes: usize,
         unconditional: Option<f64>,
     ) -> Scored {
-        let t = Tally { logprob, tokens, misses: 1 };
-        Scored { chars, bytes, ..Scored::new("", &Sequence::default(), &t, unconditional) }
+        let t = Tally { logprob, tokens, misses: 1, ..Tally::default() };
+        Scored { chars, bytes, ..Scored::new("", &Sequence::default(), &t, unconditional, false) }
     }
 
     fn chosen(options: &[Scored]) -> Vec<Option<usize>> {
-        Choice::of(options).rules().iter().map(|r| r.1).collect()
+        Choice::of(options).rules()[..5].iter().map(|r| r.1).collect()
     }
 
     #[test]
@@ -175,7 +201,7 @@ pub(super) mod tests {
 
     #[test]
     fn counts_are_of_the_text_as_given() {
-        let s = Scored::new(" né 😀", &Sequence::default(), &Tally::default(), None);
+        let s = Scored::new(" né 😀", &Sequence::default(), &Tally::default(), None, false);
         assert_eq!((s.chars, s.bytes, s.greedy), (5, 9, false));
     }
 

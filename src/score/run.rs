@@ -30,6 +30,8 @@ pub struct ScoreOptions {
     pub window: Option<usize>,
     /// The context of the unconditional scores (empty: the prefix, or EOS where there is none); `None`: leave them out.
     pub unconditional: Option<String>,
+    /// Score the EOS behind every option, too.
+    pub eos: bool,
     /// Compute every option from its own copy of the context: for tests, slower.
     pub unrolled: bool,
     /// The results file.
@@ -47,6 +49,7 @@ impl Default for ScoreOptions {
             batch_size: None,
             window: None,
             unconditional: Some(String::new()),
+            eos: false,
             unrolled: false,
             out: None,
             model: String::new(),
@@ -99,6 +102,7 @@ pub fn run(
             model: opts.model.clone(),
             boundary: opts.boundary,
             unconditional: unconditional.map(str::to_owned),
+            eos: opts.eos,
             window,
             forest: !opts.unrolled,
             settings: opts.settings.clone(),
@@ -220,10 +224,15 @@ impl<'a> Run<'a, '_> {
     fn block(&mut self) -> Result<()> {
         let block = &self.rows[self.done..self.done + self.block_len()];
         let (rule, encode, window) = (self.opts.boundary, self.encode, self.window);
+        let eos = if self.opts.eos { encode.eos() } else { None };
         let placed: Vec<Vec<Sequence>> = block
             .par_iter()
             .map(|r| {
-                place(rule, encode, &r.context, r.texts(), window)
+                place(rule, encode, &r.context, r.texts(), window - usize::from(eos.is_some()))
+                    .map(|mut placed| {
+                        placed.iter_mut().filter(|s| !s.ids.is_empty()).for_each(|s| s.ids.extend(eos));
+                        placed
+                    })
                     .map_err(|e| e.at(format!("request {}", r.id)))
             })
             .collect::<Result<_>>()?;
@@ -252,7 +261,7 @@ impl<'a> Run<'a, '_> {
         let complete = |tallies: &[Tally], job: &Job<'_>| {
             (job.first_owner..job.end_owner).all(|o| tallies[o].tokens == expected[o])
         };
-        let batches = batches(&trees, &self.limits)?;
+        let batches = batches(&trees, &self.limits, self.opts.unrolled)?;
         drop(trees);
         let mut batches = batches.iter();
         loop {
@@ -300,8 +309,9 @@ impl<'a> Run<'a, '_> {
         for (text, tally) in job.fresh.iter().zip(bare) {
             self.known.insert(text, Some(tally.logprob));
         }
+        let eos = self.opts.eos && self.encode.eos().is_some();
         let scored = |i: usize, text: &str, unconditional| {
-            Scored::new(text, &job.sequences[i], &own[i], unconditional)
+            Scored::new(text, &job.sequences[i], &own[i], unconditional, eos)
         };
         let id = job.request.id.clone();
         let row = match &job.request.ask {

@@ -23,6 +23,9 @@ pub struct Accuracy {
     /// By the sum minus the unconditional one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minus_unconditional: Option<Rate>,
+    /// By the sum with the EOS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sum_eos: Option<Rate>,
 }
 
 /// What the continuation requests of a run came to.
@@ -75,8 +78,9 @@ pub struct Collector {
     rows: usize,
     choices: usize,
     labelled: usize,
-    right: [usize; 5],
+    right: [usize; 6],
     unconditional: usize,
+    ended: usize,
     continuations: usize,
     tokens: usize,
     sum_logprob: f64,
@@ -94,6 +98,7 @@ impl Collector {
                 if let Some(label) = label {
                     self.labelled += 1;
                     self.unconditional += usize::from(choice.minus_unconditional.is_some());
+                    self.ended += usize::from(choice.sum_eos.is_some());
                     for (right, (_, chosen)) in self.right.iter_mut().zip(choice.rules()) {
                         *right += usize::from(chosen == Some(*label));
                     }
@@ -126,6 +131,7 @@ impl Collector {
                 per_char,
                 per_byte,
                 minus_unconditional: Rate::new(self.right[4], self.unconditional),
+                sum_eos: Rate::new(self.right[5], self.ended),
             }),
             _ => None,
         };
@@ -171,6 +177,7 @@ impl Summary {
                 ("per_char", Some(a.per_char)),
                 ("per_byte", Some(a.per_byte)),
                 ("minus_unconditional", a.minus_unconditional),
+                ("sum_eos", a.sum_eos),
             ];
             for (name, rate) in rows.iter().filter_map(|(n, r)| r.map(|r| (n, r))) {
                 let stderr = rate.stderr.map_or("-".into(), |s| format!("{s:.4}"));

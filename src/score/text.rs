@@ -123,7 +123,7 @@ pub fn score_text(
                 Tree::grow(&[Sequence { ids, first, ..Sequence::default() }], 0, false)
             })
             .collect();
-        for batch in batches(&trees, &limits)? {
+        for batch in batches(&trees, &limits, true)? {
             if hooks.interrupted.load(std::sync::atomic::Ordering::Relaxed) {
                 let n = all.len();
                 return Err(Error::new(

@@ -1,5 +1,6 @@
 //! Training: the step, the loop around it, the run directory, its checkpoints and its logs.
 
+mod batching;
 pub mod checkpoint;
 pub mod events;
 mod recipe;
@@ -10,6 +11,7 @@ mod states;
 pub mod steps;
 mod trainer;
 
+pub use batching::Batching;
 pub use recipe::{Auto, Recipe};
 pub use states::{Gradients, MasterValues, Method, Moments, Optimizer, Update};
 pub use trainer::{Outcome, Scaling, Trainer};

@@ -57,8 +57,10 @@ pub struct Recipe {
     pub steps: u64,
     /// Passes over the data, when `steps` is 0.
     pub epochs: f64,
-    /// Examples of a step.
+    /// Examples of a step, where `batch_tokens` is 0.
     pub batch_size: usize,
+    /// Tokens of a step: as many examples in a row as have no more; 0: by `batch_size`.
+    pub batch_tokens: usize,
     /// Tokens of a micro-batch: decides memory, and the order of sums.
     pub micro_batch: Auto<usize>,
     /// Peak learning rate.
@@ -100,11 +102,11 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Steps of the whole run on `examples` examples.
-    pub fn total_steps(&self, examples: usize) -> u64 {
-        match self.steps {
-            0 => ((self.epochs * examples as f64 / self.batch_size as f64).ceil() as u64).max(1),
-            n => n,
+    /// The size of a step, in words.
+    pub fn step_size(&self) -> String {
+        match self.batch_tokens {
+            0 => format!("{} examples", self.batch_size),
+            n => format!("at most {n} tokens"),
         }
     }
 

@@ -5,7 +5,8 @@ use super::events::EventWriter;
 use super::recipe::Recipe;
 use super::rundir::RunDir;
 use super::trainer::Trainer;
-use crate::data::{Examples, Order, pack};
+use super::batching::Batching;
+use crate::data::{Examples, pack};
 use crate::dist::Group;
 use crate::error::Result;
 use crate::ops::Batch;
@@ -20,8 +21,8 @@ pub struct Job<'a> {
     pub recipe: &'a Recipe,
     /// On what.
     pub examples: &'a Examples,
-    /// Which of the examples are trained on.
-    pub chosen: &'a [u32],
+    /// Which of the examples make up a step.
+    pub batching: &'a Batching,
     /// Validation batches.
     pub validation: &'a [Batch],
     /// With whom.
@@ -66,9 +67,8 @@ pub fn validate(trainer: &Trainer<'_>, batches: &[Batch]) -> Result<f64> {
 
 /// Trains from `state` on until the last step, a signal or the deadline, whichever comes first.
 pub fn run(trainer: &mut Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, mut state: State) -> Result<Finish> {
-    let total = job.recipe.total_steps(job.chosen.len());
+    let total = job.batching.total();
     let schedule = job.recipe.schedule(total);
-    let order = Order::new(job.recipe.seed, job.chosen.len());
     let mut events = EventWriter::create(dir.path())?;
     if job.resumed {
         events.restarted_at(state.step + 1)?;
@@ -84,7 +84,7 @@ pub fn run(trainer: &mut Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, mut state
             save(trainer, job, dir, &mut state)?;
             break;
         }
-        let batches = batches(job, &order, state.step, trainer.sizes().tokens);
+        let batches = batches(job, state.step, trainer.sizes().tokens);
         let how = job.recipe.update(&schedule, state.step);
         let id = |owner: u32| job.examples.get(owner as usize).id.to_string();
         let outcome = trainer.step(&batches, job.group, &how, job.recipe.clip as f32, &id);
@@ -157,12 +157,12 @@ pub fn run(trainer: &mut Trainer<'_>, job: &Job<'_>, dir: &mut RunDir, mut state
 }
 
 /// The micro-batches of the step after `done` steps: this rank's share of the step's examples.
-fn batches(job: &Job<'_>, order: &Order, done: u64, capacity: usize) -> Vec<Batch> {
-    let size = job.recipe.batch_size as u64;
-    let mine = (0..size).filter(|i| *i % job.group.size() as u64 == job.group.rank() as u64);
+fn batches(job: &Job<'_>, done: u64, capacity: usize) -> Vec<Batch> {
+    let step = job.batching.step(done);
+    let mine = step.clone().filter(|i| (i - step.start) % job.group.size() as u64 == job.group.rank() as u64);
     let picked: Vec<_> = mine
-        .map(|i| {
-            let example = job.chosen[order.at(done * size + i)];
+        .map(|position| {
+            let example = job.batching.example(position);
             (example, job.examples.get(example as usize))
         })
         .collect();
