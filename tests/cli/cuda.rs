@@ -92,6 +92,25 @@ fn scores_are_those_of_the_cpu_for_any_batch_size() {
 }
 
 #[test]
+fn texts_are_those_of_the_cpu_for_any_batch_size() {
+    let (true, Some(assets)) = (emulated(), assets()) else { return };
+    let place = Place::new();
+    let shots = "Lily had a red ball. Tom had a big dog. They went to the park. ";
+    let mut prompts: Vec<Value> =
+        ["One day,", "The dog", "Then"].iter().map(|p| json!({"prompt": format!("{shots}{p}")})).collect();
+    prompts.push(json!({"prompt": "Once upon a time"}));
+    place.write("p.jsonl", lines(&prompts));
+    let stories = model(&assets, "stories260K");
+    let generate = |device: &str, dtype: &str, extra: &[&str]| {
+        let args = ["generate", &stories, "--prompts", "p.jsonl", "--max-new-tokens", "6"];
+        run(&place, &[&args[..], &["--device", device, "--dtype", dtype], extra].concat()).ok().out
+    };
+    assert_eq!(generate("cuda", "f32", &[]), generate("cpu", "f32", &[]));
+    let texts = generate("cuda", "bf16", &[]);
+    assert_eq!(texts, generate("cuda", "bf16", &["--batch-size", "1"]), "batch size");
+}
+
+#[test]
 fn training_follows_the_cpu_and_repeats_to_the_bit() {
     let (true, Some(assets)) = (emulated(), assets()) else { return };
     let place = Place::new();
