@@ -1,7 +1,8 @@
 //! The FLAN system against the paper's numbers and against real rows: datasets, templates, splits, weights, metrics on disk.
 
 use flanrt::flan::{
-    Assign, Catalog, DataDirs, Mode, Part, Rates, Schedule, Split, TEMPLATES, TaskRef, faults, load_part, places, sample,
+    Assign, Catalog, DataDirs, Mode, Part, Rates, Schedule, Split, TEMPLATES, TaskRef, faults, load_part,
+    places, sample,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -11,7 +12,8 @@ fn catalog() -> Catalog {
 }
 
 fn assets() -> Option<PathBuf> {
-    let dir = std::env::var_os("FLANRT_TEST_ASSETS").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
+    let dir =
+        std::env::var_os("FLANRT_TEST_ASSETS").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
     if dir.join("data").is_dir() {
         return Some(dir);
     }
@@ -66,8 +68,12 @@ fn weights_are_those_of_the_paper() {
     let total: usize = places.iter().sum();
     assert_eq!(total, 188_371);
     assert_eq!((10_000.0 * 3000.0 / total as f64).round(), 159.0); // 1.59 %
-    let small: BTreeSet<(&str, usize)> =
-        tasks.iter().zip(&places).filter(|(_, p)| **p < 3000).map(|(t, p)| (t.task.name.as_str(), *p)).collect();
+    let small: BTreeSet<(&str, usize)> = tasks
+        .iter()
+        .zip(&places)
+        .filter(|(_, p)| **p < 3000)
+        .map(|(t, p)| (t.task.name.as_str(), *p))
+        .collect();
     let want = [
         ("wnli", 605),
         ("wsc", 504),
@@ -90,7 +96,12 @@ fn weights_are_those_of_the_paper() {
     }
     assert_eq!(drawn, places);
     let share = |cluster: &str| {
-        let of = tasks.iter().zip(&drawn).filter(|(t, _)| t.dataset.cluster == cluster).map(|(_, n)| *n).sum::<usize>();
+        let of = tasks
+            .iter()
+            .zip(&drawn)
+            .filter(|(t, _)| t.dataset.cluster == cluster)
+            .map(|(_, n)| *n)
+            .sum::<usize>();
         (1000.0 * of as f64 / total as f64).round() / 10.0
     };
     for (cluster, percent) in [
@@ -132,7 +143,9 @@ fn what_is_held_out_is_not_trained_on_nor_what_overlaps_it() {
     // Tasks and rows that are left for training, derived from the released code.
     let sizes: BTreeMap<&str, (usize, usize)> = all
         .iter()
-        .map(|s| (s.name.as_str(), (s.train.len(), s.train.iter().map(|t| t.task.rows.train.min(30_000)).sum())))
+        .map(|s| {
+            (s.name.as_str(), (s.train.len(), s.train.iter().map(|t| t.task.rows.train.min(30_000)).sum()))
+        })
         .collect();
     for (name, tasks, millions) in [
         ("nli", 55, 1.22),
@@ -147,7 +160,11 @@ fn what_is_held_out_is_not_trained_on_nor_what_overlaps_it() {
         ("coreference", 66, 1.46),
         ("all", 69, 1.49),
     ] {
-        assert_eq!((sizes[name].0, (sizes[name].1 as f64 / 1e4).round() / 100.0), (tasks, millions), "{name}");
+        assert_eq!(
+            (sizes[name].0, (sizes[name].1 as f64 / 1e4).round() / 100.0),
+            (tasks, millions),
+            "{name}"
+        );
     }
     let steps: Vec<usize> =
         all.iter().filter(|s| s.name.starts_with("clusters/")).map(|s| Split::datasets(&s.train)).collect();
@@ -196,7 +213,10 @@ fn rows_of_a_part_are_those_of_the_slices() {
         load_part(t, &data.find(t.task).unwrap(), part, 30_000).unwrap().unwrap()
     };
     // 250 training rows, dev is their last 50.
-    assert_eq!((load("cb", Part::Train).of, load("cb", Part::Dev).of, load("cb", Part::Test).of), (200, 50, 56));
+    assert_eq!(
+        (load("cb", Part::Train).of, load("cb", Part::Dev).of, load("cb", Part::Test).of),
+        (200, 50, 56)
+    );
     assert!(load("cb", Part::Dev).rows[0].id.ends_with(":201"));
     // No test file: dev and test share the validation rows and do not meet.
     let (dev, test) = (load("snli", Part::Dev), load("snli", Part::Test));

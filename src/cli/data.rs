@@ -192,7 +192,12 @@ fn fetch(c: &Fetch, global: &Global) -> Result<()> {
             }
             // What one dataset lacks is no reason to leave out the others.
             Err(e) if e.kind == crate::error::Kind::Data => {
-                failed.push(format!("{}: {}{}", t.task.name, e.message, e.fix.map_or(String::new(), |f| format!(" ({f})"))));
+                failed.push(format!(
+                    "{}: {}{}",
+                    t.task.name,
+                    e.message,
+                    e.fix.map_or(String::new(), |f| format!(" ({f})"))
+                ));
             }
             Err(e) => return Err(e),
         }

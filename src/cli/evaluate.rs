@@ -7,11 +7,13 @@ use crate::error::{Error, Kind, Result};
 use crate::flan::eval::{
     Answer, EvalOptions, Grams, Overlap, Question, Report, Rule, compare, evaluate, load_saved, save, table,
 };
-use crate::flan::{Catalog, DataDirs, FORMAT_FILE, Format, Join, Mode, Part, TaskRef, Truncate, Wording, Writer, load_part};
+use crate::flan::{
+    Catalog, DataDirs, FORMAT_FILE, Format, Join, Mode, Part, TaskRef, Truncate, Wording, Writer, load_part,
+};
 use crate::progress::Progress;
+use crate::score::generate::{GenerateOptions, encode_prompt, generate};
 use crate::score::log::Row;
 use crate::score::requests::Requests;
-use crate::score::generate::{GenerateOptions, encode_prompt, generate};
 use crate::score::{Boundary, Encode, Engine, Hooks, ScoreOptions, run as score_requests};
 use crate::text::{Files, Tokenizer};
 use crate::weights::Source;
@@ -138,7 +140,12 @@ impl Evaluate {
             dev: !self.no_dev,
             seed: self.seed,
         };
-        Ok(Prepared { catalog, data, wording: wording.within(window.unwrap_or(context).min(context)), options })
+        Ok(Prepared {
+            catalog,
+            data,
+            wording: wording.within(window.unwrap_or(context).min(context)),
+            options,
+        })
     }
 }
 
@@ -211,12 +218,15 @@ impl Answer for Model<'_, '_> {
 
     fn answer(&mut self, name: &str, questions: &[Question]) -> Result<Vec<String>> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(format!("{} {:?} {:?}", self.scoring.model, self.scoring.settings, self.generating).as_bytes());
+        hasher.update(
+            format!("{} {:?} {:?}", self.scoring.model, self.scoring.settings, self.generating).as_bytes(),
+        );
         questions.iter().for_each(|q| _ = hasher.update(q.context.as_bytes()).update(b"\n\0"));
         let hash = hasher.finalize().to_hex()[..24].to_owned();
         let file = self.work.join(format!("{}_{hash}.json", name.replace(':', "_")));
         if let Ok(bytes) = std::fs::read(&file) {
-            return serde_json::from_slice(&bytes).map_err(|e| Error::disk(format!("{}: {e}", file.display())));
+            return serde_json::from_slice(&bytes)
+                .map_err(|e| Error::disk(format!("{}: {e}", file.display())));
         }
         let ids = questions
             .par_iter()
@@ -225,8 +235,9 @@ impl Answer for Model<'_, '_> {
         let mut progress = None;
         let mode = self.global.progress;
         let mut on_progress = |done: usize, total: usize| {
-            let p = progress
-                .get_or_insert_with(|| Progress::new(mode, &format!("answer {name}"), total as u64, "prompt"));
+            let p = progress.get_or_insert_with(|| {
+                Progress::new(mode, &format!("answer {name}"), total as u64, "prompt")
+            });
             p.set(done as u64, &[]);
         };
         let mut note = |message: &str| say!("{message}");
@@ -352,7 +363,10 @@ pub(super) fn run(
 fn compared(here: &Report, there: &Report) -> String {
     use std::fmt::Write;
     let rows = compare(here, there);
-    let mut out = format!("\n{:<26} {:>8} {:>8} {:>8} {:>7} {:>8}\n", "against the baseline", "here", "there", "change", "rows", "p");
+    let mut out = format!(
+        "\n{:<26} {:>8} {:>8} {:>8} {:>7} {:>8}\n",
+        "against the baseline", "here", "there", "change", "rows", "p"
+    );
     for r in &rows {
         let scale = if r.here.abs().max(r.there.abs()) > 1.5 { 1.0 } else { 100.0 };
         let p = r.paired.map_or("-".into(), |(_, p)| format!("{p:.4}"));
@@ -377,7 +391,8 @@ fn contamination(c: &Evaluate, p: &Prepared, chosen: &[TaskRef<'_>], report: &mu
     // A row is what its first template shows of it, without the options.
     let mut texts: BTreeMap<String, String> = BTreeMap::new();
     for t in &report.tasks {
-        let Some(task) = chosen.iter().find(|c| t.name.split(':').next() == Some(c.task.name.as_str())) else {
+        let Some(task) = chosen.iter().find(|c| t.name.split(':').next() == Some(c.task.name.as_str()))
+        else {
             continue;
         };
         let Some(folder) = p.data.find(task.task) else { continue };

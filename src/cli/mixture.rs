@@ -38,13 +38,16 @@ pub(super) fn split<'a>(catalog: &'a Catalog, s: &MixtureSettings) -> Result<Spl
     Ok(split)
 }
 
+/// Tasks' rows, and what became of their files.
+type Found<'a> = Vec<(Source<'a>, SourceReport)>;
+
 /// The training rows of `tasks`, where they are there; those that are missing.
 fn sources<'a>(
     tasks: &[TaskRef<'a>],
     data: &DataDirs,
     s: &MixtureSettings,
     mode: Mode,
-) -> Result<(Vec<(Source<'a>, SourceReport)>, Vec<String>)> {
+) -> Result<(Found<'a>, Vec<String>)> {
     let progress = Mutex::new((0, Progress::new(mode, "read", tasks.len() as u64, "dataset")));
     let read = |t: &TaskRef<'a>| -> Result<Option<(Source<'a>, SourceReport)>> {
         let found = match data.find(t.task) {
@@ -75,7 +78,8 @@ fn sources<'a>(
     if let Ok(p) = progress.into_inner() {
         p.1.finish();
     }
-    let missing = tasks.iter().zip(&all).filter(|(_, found)| found.is_none()).map(|(t, _)| t.task.name.clone());
+    let missing =
+        tasks.iter().zip(&all).filter(|(_, found)| found.is_none()).map(|(t, _)| t.task.name.clone());
     let missing: Vec<String> = missing.collect();
     let found = all.into_iter().flatten().filter(|(source, _)| !source.is_empty());
     Ok((found.collect(), missing))
@@ -100,8 +104,9 @@ pub(super) fn read<'a>(catalog: &'a Catalog, s: &Settings, mode: Mode) -> Result
     let m = &s.mixture;
     let data = DataDirs::new(&m.data, catalog)?;
     if data.is_empty() {
-        return Err(Error::usage("--mixture needs the datasets' files")
-            .fix("name a directory with a folder per dataset: --data DIR (flanrt data fetch downloads them)"));
+        return Err(Error::usage("--mixture needs the datasets' files").fix(
+            "name a directory with a folder per dataset: --data DIR (flanrt data fetch downloads them)",
+        ));
     }
     let split = split(catalog, m)?;
     let (found, missing) = sources(&split.train, &data, m, mode)?;
@@ -120,7 +125,8 @@ pub(super) fn read<'a>(catalog: &'a Catalog, s: &Settings, mode: Mode) -> Result
     }
     let (sources, files): (Vec<_>, Vec<_>) = found.into_iter().unzip();
     let rates = Rates { max_rate: m.max_rate, temperature: m.temperature, weights: m.weights.clone() };
-    let mixture = Mixture::new(sources, &rates, s.train.seed, m.templates, m.prompt, m.inverse, split.templates)?;
+    let mixture =
+        Mixture::new(sources, &rates, s.train.seed, m.templates, m.prompt, m.inverse, split.templates)?;
     Ok(Read { split, mixture, files, missing })
 }
 
@@ -152,13 +158,23 @@ pub(super) fn build(
     let known = draws.unwrap_or(steps * (tokens / 64).max(1) as u64);
     let progress = Mutex::new(None);
     let examples = load_made(&key, tokenizer, options, |builder| {
-        builder.source(SourceReport { name: "mixture".into(), shape: "{prompt, target}".into(), ..Default::default() });
+        builder.source(SourceReport {
+            name: "mixture".into(),
+            shape: "{prompt, target}".into(),
+            ..Default::default()
+        });
         let (mut next, mut sum, mut full) = (0, 0, 0);
         loop {
             let have = builder.lengths(0).len();
             let wanted = match draws {
                 Some(draws) => draws.saturating_sub(have as u64).min(BLOCK),
-                None => if full < steps { BLOCK } else { 0 },
+                None => {
+                    if full < steps {
+                        BLOCK
+                    } else {
+                        0
+                    }
+                }
             };
             if wanted == 0 {
                 break;
@@ -238,7 +254,8 @@ fn report(
 fn tell(split: &Split<'_>, report: &Value, missing: &[String]) {
     let tasks = report["tasks"].as_array().map_or(0, Vec::len);
     let held: Vec<String> = split.test.iter().map(|t| t.task.name.clone()).collect();
-    let held = if held.is_empty() { "nothing held out".into() } else { format!("held out {}", held.join(" ")) };
+    let held =
+        if held.is_empty() { "nothing held out".into() } else { format!("held out {}", held.join(" ")) };
     say!("mixture {tasks} tasks  split {}  {held}", split.name);
     if !split.unused.is_empty() {
         let names: Vec<_> = split.unused.iter().map(|t| t.task.name.as_str()).collect();

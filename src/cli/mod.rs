@@ -342,7 +342,10 @@ impl TrainFlags {
             ("train.steps", self.steps.map(int).or(self.epochs.map(|_| int(0)))),
             ("train.epochs", self.epochs.map(V::Float)),
             ("train.batch_size", self.batch_size.map(|x| int(x as u64))),
-            ("train.batch_tokens", self.batch_tokens.map(|x| int(x as u64)).or(self.batch_size.map(|_| int(0)))),
+            (
+                "train.batch_tokens",
+                self.batch_tokens.map(|x| int(x as u64)).or(self.batch_size.map(|_| int(0))),
+            ),
             ("train.micro_batch", self.micro_batch.map(|x| int(x as u64))),
             ("train.lr", self.lr.map(V::Float)),
             ("train.schedule", self.schedule.as_deref().map(text)),

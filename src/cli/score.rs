@@ -164,7 +164,17 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
     };
     if let Some(tasks) = &tasks {
         let out = c.out.as_deref();
-        return evaluate::run(&c.evaluate, tasks, &source, &mut engine, &tokenizer, options, out, global, &stop);
+        return evaluate::run(
+            &c.evaluate,
+            tasks,
+            &source,
+            &mut engine,
+            &tokenizer,
+            options,
+            out,
+            global,
+            &stop,
+        );
     }
     let mut progress = None;
     let mode = global.progress;

@@ -450,7 +450,10 @@ impl Settings {
             ),
             (t.eps.is_finite() && t.eps as f32 > 0.0, "train.eps must be more than 0 (as f32)"),
             (["", "flan"].contains(&self.mixture.name.as_str()), "mixture.name must be flan, or empty"),
-            (self.mixture.cap > 0 && self.mixture.max_rate > 0, "mixture.cap and max_rate must be at least 1"),
+            (
+                self.mixture.cap > 0 && self.mixture.max_rate > 0,
+                "mixture.cap and max_rate must be at least 1",
+            ),
             (
                 self.mixture.temperature.is_finite() && self.mixture.temperature > 0.0,
                 "mixture.temperature must be more than 0",

@@ -128,7 +128,8 @@ fn list(catalog: &Catalog, tasks: &[TaskRef<'_>]) -> String {
         clusters += 1;
         let mut names: Vec<&str> = mine.iter().map(|t| t.dataset.name.as_str()).collect();
         names.dedup();
-        let whole: Vec<_> = mine.iter().filter(|t| t.dataset.part_of.is_none()).map(|t| &t.dataset.name).collect();
+        let whole: Vec<_> =
+            mine.iter().filter(|t| t.dataset.part_of.is_none()).map(|t| &t.dataset.name).collect();
         let whole = whole.windows(2).filter(|w| w[0] != w[1]).count() + usize::from(!whole.is_empty());
         datasets += whole;
         let held = match cluster.overlaps.as_slice() {
@@ -209,7 +210,12 @@ fn show(d: &Dataset) -> String {
     for (i, t) in d.templates.iter().enumerate() {
         let kind = if t.inverse { "inverse" } else { "forward" };
         let direction = t.direction.as_ref().map_or(String::new(), |d| format!(" {d}"));
-        let _ = writeln!(out, "\n{}\n{}", bold.apply_to(format!("template {} {kind}{direction}", i + 1)), t.source);
+        let _ = writeln!(
+            out,
+            "\n{}\n{}",
+            bold.apply_to(format!("template {} {kind}{direction}", i + 1)),
+            t.source
+        );
     }
     out
 }
@@ -238,12 +244,22 @@ fn splits(catalog: &Catalog, name: Option<&str>, global: &Global) -> Result<()> 
     }
     let mut out = String::new();
     if name.is_none() {
-        let _ = writeln!(out, "{:<28} {:>8} {:>5} {:>10} {:>8}  about", "split", "datasets", "tasks", "rows", "weight");
+        let _ = writeln!(
+            out,
+            "{:<28} {:>8} {:>5} {:>10} {:>8}  about",
+            "split", "datasets", "tasks", "rows", "weight"
+        );
     }
     for s in &all {
         let (rows, weight) = sizes(&s.train);
         let datasets = Split::datasets(&s.train);
-        let _ = writeln!(out, "{:<28} {datasets:>8} {:>5} {rows:>10} {weight:>8}  {}", s.name, s.train.len(), s.about);
+        let _ = writeln!(
+            out,
+            "{:<28} {datasets:>8} {:>5} {rows:>10} {weight:>8}  {}",
+            s.name,
+            s.train.len(),
+            s.about
+        );
         if name.is_some() {
             for (what, list) in [("train", &s.train), ("test", &s.test), ("unused", &s.unused)] {
                 let _ = writeln!(out, "{what:<7} {}", names(list).join(" "));
@@ -260,12 +276,15 @@ fn splits(catalog: &Catalog, name: Option<&str>, global: &Global) -> Result<()> 
 fn pick(t: TaskRef<'_>, data: &DataDirs, n: usize) -> Result<(String, Row)> {
     let rows = sample(t, data)?;
     let of = rows.len();
-    let (place, raw) = rows.into_iter().nth(n).ok_or_else(|| {
-        Error::usage(format!("--row {n}: there are {of} rows of {} to show", t.task.name))
-    })?;
+    let (place, raw) = rows
+        .into_iter()
+        .nth(n)
+        .ok_or_else(|| Error::usage(format!("--row {n}: there are {of} rows of {} to show", t.task.name)))?;
     match t.dataset.row(&t.task.name, &raw).map_err(|e| e.at(&place))? {
         Ok(row) => Ok((place, row)),
-        Err(why) => Err(Error::data(format!("{place}: the row is left out: {why}")).fix("choose another --row")),
+        Err(why) => {
+            Err(Error::data(format!("{place}: the row is left out: {why}")).fix("choose another --row"))
+        }
     }
 }
 

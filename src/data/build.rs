@@ -83,7 +83,13 @@ pub struct Builder<'a, W: Write + Seek> {
 
 impl<'a, W: Write + Seek> Builder<'a, W> {
     pub(super) fn new(out: W, tok: &'a Tokenizer, opt: &'a Options) -> Result<Self> {
-        Ok(Self { writer: Writer::new(out).map_err(unwritable)?, lengths: Vec::new(), report: Report::default(), tok, opt })
+        Ok(Self {
+            writer: Writer::new(out).map_err(unwritable)?,
+            lengths: Vec::new(),
+            report: Report::default(),
+            tok,
+            opt,
+        })
     }
 
     /// Begins a source; rows that are taken belong to it.

@@ -76,8 +76,9 @@ impl Catalog {
             clusters.extend(parse_clusters("tasks/clusters.toml", &text(file.contents()))?);
         }
         if let Some(dir) = dir {
-            let read =
-                |path: &Path| std::fs::read_to_string(path).map_err(|e| Error::io(Kind::Data, "read", path, &e));
+            let read = |path: &Path| {
+                std::fs::read_to_string(path).map_err(|e| Error::io(Kind::Data, "read", path, &e))
+            };
             let list = |dir: &Path| -> Result<Vec<PathBuf>> {
                 let entries = std::fs::read_dir(dir).map_err(|e| Error::io(Kind::Data, "read", dir, &e))?;
                 let mut paths: Vec<_> = entries.flatten().map(|e| e.path()).collect();
@@ -94,7 +95,8 @@ impl Catalog {
                 }
             }
             for folder in list(dir)?.into_iter().filter(|p| p.is_dir()) {
-                for path in list(&folder)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "toml")) {
+                for path in list(&folder)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "toml"))
+                {
                     let shown = path.display().to_string();
                     files.insert(stem(&shown), (shown, read(&path)?));
                 }
@@ -130,7 +132,10 @@ impl Catalog {
         }
         for cluster in &self.clusters {
             if let Some(o) = cluster.overlaps.iter().find(|o| !self.clusters.iter().any(|c| c.name == **o)) {
-                return Err(Error::data(format!("cluster {:?} overlaps {o:?}, which does not exist", cluster.name)));
+                return Err(Error::data(format!(
+                    "cluster {:?} overlaps {o:?}, which does not exist",
+                    cluster.name
+                )));
             }
         }
         for d in &self.datasets {
@@ -143,7 +148,9 @@ impl Catalog {
 
     /// All tasks, in the order of the datasets.
     pub fn tasks(&self) -> impl Iterator<Item = TaskRef<'_>> {
-        self.datasets.iter().flat_map(|dataset| dataset.tasks.iter().map(move |task| TaskRef { dataset, task }))
+        self.datasets
+            .iter()
+            .flat_map(|dataset| dataset.tasks.iter().map(move |task| TaskRef { dataset, task }))
     }
 
     /// The cluster called `name`.
@@ -161,10 +168,12 @@ impl Catalog {
             if name != "all" && !self.tasks().any(|t| is(&t)) {
                 let known = self.tasks().flat_map(|t| [&t.task.name, &t.dataset.name, &t.dataset.cluster]);
                 let near = known.max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
-                return Err(Error::usage(format!("there is no task, dataset or cluster {name:?}")).fix(format!(
-                    "did you mean {}? `flanrt tasks list` prints them all",
-                    near.map_or("nli", String::as_str)
-                )));
+                return Err(Error::usage(format!("there is no task, dataset or cluster {name:?}")).fix(
+                    format!(
+                        "did you mean {}? `flanrt tasks list` prints them all",
+                        near.map_or("nli", String::as_str)
+                    ),
+                ));
             }
         }
         Ok(self.tasks().filter(|t| names.iter().any(|n| n == "all" || means(t, n))).collect())

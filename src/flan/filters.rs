@@ -29,7 +29,9 @@ static ENV: LazyLock<Environment<'static>> = LazyLock::new(|| {
     env.add_filter("before", |s: &str, mark: &str| s.split_once(mark).map_or(s, |p| p.0).to_owned());
     env.add_filter("after", |s: &str, mark: &str| s.split_once(mark).map_or("", |p| p.1).to_owned());
     env.add_filter("ending", |s: &str, mark: &str| ending(s, mark));
-    env.add_filter("no_ending", |s: &str| s.trim_end().trim_end_matches(['.', ',', ';', ':']).trim_end().to_owned());
+    env.add_filter("no_ending", |s: &str| {
+        s.trim_end().trim_end_matches(['.', ',', ';', ':']).trim_end().to_owned()
+    });
     env.add_filter("cap", |s: &str| first_letter(s, |c| c.to_uppercase().collect()));
     env.add_filter("uncap", |s: &str| first_letter(s, |c| c.to_lowercase().collect()));
     env.add_filter("index_of", index_of);

@@ -85,7 +85,8 @@ impl DataDirs {
             match text.split_once('=').filter(|_| !Path::new(text).exists()) {
                 Some((task, folder)) => {
                     let folder = PathBuf::from(folder);
-                    let found = catalog.select(&[task.to_owned()]).map_err(|e| e.at(format!("--data {text}")))?;
+                    let found =
+                        catalog.select(&[task.to_owned()]).map_err(|e| e.at(format!("--data {text}")))?;
                     there(&folder)?;
                     for t in found {
                         data.own.insert(t.task.name.clone(), folder.clone());
@@ -149,7 +150,8 @@ fn is_split(file: &str, name: &str) -> bool {
         return false;
     };
     let next = rest.trim_start_matches('_');
-    rest.starts_with(['.', '-']) || (rest != next || rest.is_empty()) && next.starts_with(|c: char| c.is_ascii_digit())
+    rest.starts_with(['.', '-'])
+        || (rest != next || rest.is_empty()) && next.starts_with(|c: char| c.is_ascii_digit())
 }
 
 /// The files of `split` in `folder`, none if there are none.
@@ -261,12 +263,11 @@ pub fn load_part(task: TaskRef<'_>, folder: &Path, part: Part, cap: usize) -> Re
 pub fn sample(task: TaskRef<'_>, data: &DataDirs) -> Result<Vec<(String, Map<String, Value>)>> {
     if let Some(folder) = data.find(task.task) {
         for split in ["train", "validation", "test"] {
-            for path in split_files(&folder, task.task, split)? {
-                let rows: Result<Vec<_>> = files::open(&path)?
-                    .take(1000)
+            if let Some(path) = split_files(&folder, task.task, split)?.first() {
+                let rows = files::open(path)?.take(1000);
+                return rows
                     .map(|r| r.map(|r| (format!("{}:{}", path.display(), r.line), r.fields)))
                     .collect();
-                return rows;
             }
         }
     }

@@ -55,8 +55,10 @@ impl<'a> Format<'a> {
         let chat = tokenizer.chat_template();
         match join {
             Join::Eos if eos.is_empty() => {
-                return Err(Error::model("the tokenizer names no EOS token to put between prompt and answer")
-                    .fix("choose another way to join them, such as newline"));
+                return Err(Error::model(
+                    "the tokenizer names no EOS token to put between prompt and answer",
+                )
+                .fix("choose another way to join them, such as newline"));
             }
             // The text of the token must come back as the token.
             Join::Eos if tokenizer.encode_bare(&eos)? != [tokenizer.eos().unwrap_or_default()] => {

@@ -6,8 +6,7 @@ use crate::error::Result;
 use std::collections::BTreeMap;
 
 /// What a template makes where it puts its own mark behind a field's, or behind a space.
-const DOUBLED: [&str; 13] =
-    ["..", ",,", "??", "!!", "::", ";;", "?.", "!.", ".?", "!?", "?!", ",.", ".,"];
+const DOUBLED: [&str; 13] = ["..", ",,", "??", "!!", "::", ";;", "?.", "!.", ".?", "!?", "?!", ",.", ".,"];
 const SPACED: [&str; 4] = [" .", " ,", " ?", " !"];
 
 /// Leftovers of a template engine.
@@ -15,7 +14,7 @@ const MARKERS: [&str; 8] = ["{{", "}}", "{%", "%}", "None", "none]", "\\n", "und
 
 fn has(text: &str, what: &str) -> bool {
     // An ellipsis is no doubled full stop; a mark that stands alone, as in a form to fill in, is no slip.
-    let text = text.replace("...", "");
+    let text = text.replace("...", "~");
     let mut places = text.match_indices(what);
     match SPACED.contains(&what) {
         true => places.any(|(i, _)| text[..i].ends_with(char::is_alphanumeric)),
@@ -28,8 +27,13 @@ fn has(text: &str, what: &str) -> bool {
 pub fn faults(dataset: &Dataset, row: &Row) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    let own: Vec<String> =
-        row.fields.values().map(plain).chain(row.options.iter().cloned()).chain([row.answer.clone()]).collect();
+    let own: Vec<String> = row
+        .fields
+        .values()
+        .map(plain)
+        .chain(row.options.iter().cloned())
+        .chain([row.answer.clone()])
+        .collect();
     for (i, template) in dataset.templates.iter().enumerate() {
         let p = dataset.prompt(row, template)?;
         let mut fault = |what: String| found.push(format!("{} template {}: {what}", dataset.name, i + 1));

@@ -144,7 +144,13 @@ pub struct Schedule {
 
 impl Schedule {
     /// The schedule of tasks with these numbers of places, rows and templates.
-    pub fn new(seed: u64, places: Vec<usize>, rows: Vec<usize>, templates: Vec<usize>, assign: Assign) -> Self {
+    pub fn new(
+        seed: u64,
+        places: Vec<usize>,
+        rows: Vec<usize>,
+        templates: Vec<usize>,
+        assign: Assign,
+    ) -> Self {
         let starts = places
             .iter()
             .scan(0, |at, n| {
@@ -377,7 +383,14 @@ impl<'a> Mixture<'a> {
     /// Solved rows of the draw's task, not the draw's own, in the draw's template.
     fn shots(&self, draw: Draw, writer: &Writer<'_>, template: usize) -> Result<Vec<(String, String)>> {
         let source = &self.sources[draw.task];
-        exemplars(source, draw.row, writer, template, Rng::new(self.seed, SHOTS + draw.task as u64), draw.index)
+        exemplars(
+            source,
+            draw.row,
+            writer,
+            template,
+            Rng::new(self.seed, SHOTS + draw.task as u64),
+            draw.index,
+        )
     }
 
     /// Draw number `index` as a row for training.
@@ -385,7 +398,7 @@ impl<'a> Mixture<'a> {
         let (id, worded) = self.worded(index, writer)?;
         let start = worded.context.len();
         let text = worded.context + &worded.prompt.target;
-        let targets = vec![start..text.len()];
+        let targets = std::iter::once(start..text.len()).collect();
         Ok(Rendered { id, text, targets, prefix: writer.format.prefix(), eos: true })
     }
 }

@@ -26,7 +26,9 @@ pub use folder::{DataDirs, Found, Part, PartRows, load_part, sample};
 pub use format::{FILE as FORMAT_FILE, Format, Join};
 pub use inspect::faults;
 pub use metric::Metric;
-pub use mixture::{Assign, Draw, Mixture, Rates, Schedule, Source, Worded, Wording, Writer, exemplars, places};
+pub use mixture::{
+    Assign, Draw, Mixture, Rates, Schedule, Source, Worded, Wording, Writer, exemplars, places,
+};
 pub use prompt::{Mode, Prompt, Truncate, options_block};
 pub use row::{Dropped, Row};
 pub use spec::{Dataset, Hub, Rows, Slice, TEMPLATES, Task, Template};

@@ -111,7 +111,8 @@ impl Dataset {
 
     /// The inputs of `row` alone, one below the other: those that the side of `template` shows.
     fn bare(&self, row: &Row, template: &Template) -> String {
-        let shown = self.inputs.iter().filter(|i| template.direction.is_none() || !template.omits.contains(i));
+        let shown =
+            self.inputs.iter().filter(|i| template.direction.is_none() || !template.omits.contains(i));
         let texts = shown.filter_map(|i| row.fields.get(i)).map(plain).filter(|t| !t.is_empty());
         texts.collect::<Vec<_>>().join("\n")
     }

@@ -95,12 +95,14 @@ fn label_name(value: &Value, labels: &[String]) -> Result<Option<String>> {
             (None, Some(x)) if x.fract() == 0.0 => x as i64,
             _ => -2,
         },
-        Value::String(s) => match (labels.iter().find(|l| l.eq_ignore_ascii_case(s.trim())), s.trim().parse()) {
-            (Some(label), _) => return Ok(Some(label.clone())),
-            (None, Ok(i)) => i,
-            (None, Err(_)) if s.trim().is_empty() || s.trim() == "-" => return Ok(None),
-            (None, Err(_)) => -2,
-        },
+        Value::String(s) => {
+            match (labels.iter().find(|l| l.eq_ignore_ascii_case(s.trim())), s.trim().parse()) {
+                (Some(label), _) => return Ok(Some(label.clone())),
+                (None, Ok(i)) => i,
+                (None, Err(_)) if s.trim().is_empty() || s.trim() == "-" => return Ok(None),
+                (None, Err(_)) => -2,
+            }
+        }
         _ => -2,
     };
     if id == -1 {
@@ -108,7 +110,11 @@ fn label_name(value: &Value, labels: &[String]) -> Result<Option<String>> {
     }
     match usize::try_from(id).ok().and_then(|i| labels.get(i)) {
         Some(label) => Ok(Some(label.clone())),
-        None => Err(Error::data(format!("label {value} is none of {} (ids 0 to {})", labels.join(", "), labels.len() - 1))),
+        None => Err(Error::data(format!(
+            "label {value} is none of {} (ids 0 to {})",
+            labels.join(", "),
+            labels.len() - 1
+        ))),
     }
 }
 
@@ -185,7 +191,9 @@ impl Dataset {
                             return Err(Error::internal("a choice without gold has named options"));
                         };
                         let at = named.iter().position(|(name, _)| Some(name.as_str()) == label);
-                        vec![at.ok_or_else(|| Error::data(format!("there is no option for the label {label:?}")))?]
+                        vec![at.ok_or_else(|| {
+                            Error::data(format!("there is no option for the label {label:?}"))
+                        })?]
                     }
                 };
                 row.answer = row.options[row.gold[0]].clone();
@@ -242,7 +250,10 @@ fn gold_options(value: &Value, options: &[String]) -> Result<Option<Vec<usize>>>
             _ => None,
         };
         found.filter(|i| *i < options.len()).ok_or_else(|| {
-            Error::data(format!("gold {value} is neither one of the {} options nor the index of one", options.len()))
+            Error::data(format!(
+                "gold {value} is neither one of the {} options nor the index of one",
+                options.len()
+            ))
         })
     };
     match value {

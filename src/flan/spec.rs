@@ -460,9 +460,7 @@ impl Place<'_> {
                 Options::Row(expression(&source).map_err(|e| self.at(start, e))?)
             }
             RawOptions::List(list) => Options::Fixed(list),
-            RawOptions::Named(named) => {
-                Options::Named(named.0)
-            }
+            RawOptions::Named(named) => Options::Named(named.0),
         })
     }
 
@@ -472,7 +470,10 @@ impl Place<'_> {
         slice.map(Some).ok_or_else(|| {
             self.of(
                 text,
-                format!("{:?} is no slice: expected train, validation or test, with [a:b] behind", text.get_ref()),
+                format!(
+                    "{:?} is no slice: expected train, validation or test, with [a:b] behind",
+                    text.get_ref()
+                ),
             )
         })
     }
@@ -546,7 +547,8 @@ impl Dataset {
         };
         for name in file.inputs.iter().chain(&file.shorten) {
             if !given(name.get_ref()) {
-                return Err(place.of(name, format!("no field or column of every form is called {:?}", name.get_ref())));
+                return Err(place
+                    .of(name, format!("no field or column of every form is called {:?}", name.get_ref())));
             }
         }
         let inputs: Vec<String> = file.inputs.into_iter().map(Spanned::into_inner).collect();
@@ -560,11 +562,15 @@ impl Dataset {
                 let named = matches!(&options, Options::Named(_));
                 if let Options::Named(list) = &options {
                     for form in &forms {
-                        if let Some(label) = form.labels.iter().find(|l| !list.iter().any(|(name, _)| name == *l)) {
+                        if let Some(label) =
+                            form.labels.iter().find(|l| !list.iter().any(|(name, _)| name == *l))
+                        {
                             return Err(place.at(at, format!("there is no option for the label {label:?}")));
                         }
                     }
-                    if let Some((name, _)) = list.iter().find(|(n, _)| !forms.iter().all(|f| f.labels.contains(n))) {
+                    if let Some((name, _)) =
+                        list.iter().find(|(n, _)| !forms.iter().all(|f| f.labels.contains(n)))
+                    {
                         return Err(place.at(at, format!("{name:?} is not a label of every form")));
                     }
                 }
@@ -585,14 +591,18 @@ impl Dataset {
             let (prompt, slots) = (place.template(&raw.prompt)?, source.matches("OPTIONS").count());
             let wanted = usize::from(choice && !raw.inverse);
             if slots != wanted {
-                let kind = if raw.inverse { "an inverse template" } else { "a forward template of this answer" };
+                let kind =
+                    if raw.inverse { "an inverse template" } else { "a forward template of this answer" };
                 return Err(place.at(at, format!("{kind} holds {{{{OPTIONS}}}} {wanted} times, not {slots}")));
             }
             let omits: Vec<String> = raw.omits.into_iter().map(Spanned::into_inner).collect();
             let used = prompt.undeclared_variables(false);
             let lost = inputs.iter().find(|i| !raw.inverse && !used.contains(*i) && !omits.contains(i));
             if let Some(lost) = lost {
-                return Err(place.at(at, format!("the prompt leaves out {lost:?} (write omits = [{lost:?}] if it is meant)")));
+                return Err(place.at(
+                    at,
+                    format!("the prompt leaves out {lost:?} (write omits = [{lost:?}] if it is meant)"),
+                ));
             }
             if raw.inverse && raw.target.is_none() {
                 return Err(place.at(at, "an inverse template needs a target"));
@@ -657,9 +667,9 @@ impl Dataset {
     /// Renders the file's own rows in every template: what refers to a name that is not there fails here.
     fn try_examples(&self, place: &Place<'_>) -> Result<()> {
         for (i, raw) in self.examples.iter().enumerate() {
-            let row = self.row(&self.tasks[0].name, raw).and_then(|row| {
-                row.map_err(|why| Error::data(format!("it would be dropped: {why}")))
-            });
+            let row = self
+                .row(&self.tasks[0].name, raw)
+                .and_then(|row| row.map_err(|why| Error::data(format!("it would be dropped: {why}"))));
             let row = row.map_err(|e| place.at(0, format!("[[example]] {}: {}", i + 1, e.message)))?;
             for (t, template) in self.templates.iter().enumerate() {
                 self.prompt(&row, template).map_err(|e| {

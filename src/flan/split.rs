@@ -70,7 +70,8 @@ impl<'a> Split<'a> {
         let all = Self::all(catalog)?;
         let known = all.iter().map(|s| s.name.clone()).collect::<Vec<_>>().join(", ");
         all.into_iter().find(|s| s.name == name).ok_or_else(|| {
-            Error::usage(format!("there is no split {name:?}")).fix(format!("one of {known}; `flanrt tasks splits`"))
+            Error::usage(format!("there is no split {name:?}"))
+                .fix(format!("one of {known}; `flanrt tasks splits`"))
         })
     }
 
@@ -136,7 +137,9 @@ impl<'a> Split<'a> {
             .flat_map(|c| c.overlaps.iter().map(String::as_str).chain([c.name.as_str()]))
             .collect();
         let mut sizes: Vec<(&str, usize)> = Vec::new();
-        for d in catalog.datasets.iter().filter(|d| !banned.contains(&d.cluster.as_str()) && d.part_of.is_none()) {
+        for d in
+            catalog.datasets.iter().filter(|d| !banned.contains(&d.cluster.as_str()) && d.part_of.is_none())
+        {
             match sizes.iter_mut().find(|(name, _)| *name == d.fine_cluster()) {
                 Some((_, n)) => *n += 1,
                 None => sizes.push((d.fine_cluster(), 1)),
@@ -153,7 +156,14 @@ impl<'a> Split<'a> {
                     .filter(|t| t.task.train.is_some() && !ABLATION.contains(&t.dataset.cluster.as_str()))
                     .partition(|t| chosen.contains(&t.dataset.fine_cluster()));
                 let about = format!("{} held out; trained on {}", ABLATION.join(", "), chosen.join(", "));
-                Self { name: format!("clusters/{k}"), about, train, test: test.clone(), unused, templates: None }
+                Self {
+                    name: format!("clusters/{k}"),
+                    about,
+                    train,
+                    test: test.clone(),
+                    unused,
+                    templates: None,
+                }
             })
             .collect()
     }

@@ -275,7 +275,8 @@ mod tests {
 
     fn row(i: usize, logprob: f64) -> Row {
         let tally = Tally { logprob, tokens: 2, ..Tally::default() };
-        let scored = Scored::new("x", &Sequence { moved: i == 1, ..Sequence::default() }, &tally, None, false);
+        let scored =
+            Scored::new("x", &Sequence { moved: i == 1, ..Sequence::default() }, &tally, None, false);
         Row::Continuation { id: requests()[i].id.clone(), scored }
     }
 

@@ -91,7 +91,7 @@ mod tests {
         let row = |n: usize| Rendered {
             id: n.to_string(),
             text: "a".repeat(n),
-            targets: vec![0..n],
+            targets: std::iter::once(0..n).collect(),
             prefix: true,
             eos: true,
         };

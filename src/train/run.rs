@@ -1,11 +1,11 @@
 //! The training loop: steps, validation, logging, checkpoints, stopping.
 
+use super::batching::Batching;
 use super::checkpoint::{self, State, Window};
 use super::events::EventWriter;
 use super::recipe::Recipe;
 use super::rundir::RunDir;
 use super::trainer::Trainer;
-use super::batching::Batching;
 use crate::data::{Examples, pack};
 use crate::dist::Group;
 use crate::error::Result;

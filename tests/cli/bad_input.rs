@@ -433,7 +433,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "an unknown kind of file",
-        make: |p| data(p, "x.parquet", "PAR1"),
+        make: |p| data(p, "x.xlsx", "PAR1"),
         code: 3,
         words: &["unknown kind of data file", ".jsonl"],
     },

@@ -27,7 +27,9 @@ fn logprobs(place: &Place, name: &str) -> Vec<f64> {
     for (_, bytes) in folder(place, name).into_iter().filter(|(n, _)| n.starts_with("samples_")) {
         for line in String::from_utf8(bytes).unwrap().lines() {
             let row: Value = serde_json::from_str(line).unwrap();
-            out.extend(row["flanrt"]["scores"].as_array().unwrap().iter().map(|s| s["with_eos"].as_f64().unwrap()));
+            out.extend(
+                row["flanrt"]["scores"].as_array().unwrap().iter().map(|s| s["with_eos"].as_f64().unwrap()),
+            );
         }
     }
     out
@@ -51,8 +53,9 @@ fn tasks_are_listed_shown_rendered_and_checked() {
     assert!(place.run(&["tasks", "splits", "nli"]).ok().out.contains("mrpc paws_wiki qqp stsb"));
     // A file of one's own, with a fault at a place.
     std::fs::create_dir_all(place.path("mine/nli")).unwrap();
-    let good = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks/nli/rte.toml")).unwrap();
-    place.write("mine/nli/own.toml", &good.replace("name = \"rte\"", "name = \"own\""));
+    let good =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks/nli/rte.toml")).unwrap();
+    place.write("mine/nli/own.toml", good.replace("name = \"rte\"", "name = \"own\""));
     assert!(place.run(&["tasks", "validate", "--tasks-dir", "mine"]).ok().out.contains("63 datasets"));
     assert!(place.run(&["tasks", "list", "own", "--tasks-dir", "mine"]).ok().out.contains("1 datasets"));
     for (from, to, message) in [
@@ -63,9 +66,13 @@ fn tasks_are_listed_shown_rendered_and_checked() {
         ("{{premise}}", "{{premis}}", "leaves out \"premise\""),
     ] {
         assert!(good.contains(from), "{from}");
-        place.write("mine/nli/own.toml", &good.replace("name = \"rte\"", "name = \"own\"").replace(from, to));
+        place.write("mine/nli/own.toml", good.replace("name = \"rte\"", "name = \"own\"").replace(from, to));
         let run = place.run(&["tasks", "validate", "--tasks-dir", "mine"]).fails(3);
-        assert!(run.out.contains("mine/nli/own.toml:") && run.out.contains(message), "{message}: {}", run.out);
+        assert!(
+            run.out.contains("mine/nli/own.toml:") && run.out.contains(message),
+            "{message}: {}",
+            run.out
+        );
     }
 }
 
@@ -76,8 +83,22 @@ fn a_mixture_is_trained_and_held_out_tasks_are_scored_the_same_twice() {
     let (base, data) = (model(&assets, "stories260K"), assets.join("data").display().to_string());
     let train = |out: &str| {
         let args = [
-            "finetune", "--model", &base, "--mixture", "flan", "--hold-out", "nli", "--data", &data,
-            "--allow-missing", "--steps", "6", "--batch-size", "4", "--out", out,
+            "finetune",
+            "--model",
+            &base,
+            "--mixture",
+            "flan",
+            "--hold-out",
+            "nli",
+            "--data",
+            &data,
+            "--allow-missing",
+            "--steps",
+            "6",
+            "--batch-size",
+            "4",
+            "--out",
+            out,
         ];
         place.run(&args).ok().err
     };
@@ -94,24 +115,33 @@ fn a_mixture_is_trained_and_held_out_tasks_are_scored_the_same_twice() {
     let format: Value = serde_json::from_str(&place.read("a/model/flanrt.json")).unwrap();
     assert_eq!(format["prompt_format"]["join"], "eos");
     // Without the files that are missing it says so.
-    let e = place.run(&["finetune", &base, "--mixture", "flan", "--data", &data, "--steps", "1"]).fails(3).err;
+    let e =
+        place.run(&["finetune", &base, "--mixture", "flan", "--data", &data, "--steps", "1"]).fails(3).err;
     assert!(e.contains("gigaword") && e.contains("--allow-missing"), "{e}");
 
     let score = |out: &str, extra: &[&str]| {
-        let args = ["score", "--tasks", "nli,copa", "--data", &data, "--model", "a/model", "--limit", "12", "--out", out];
+        let args = [
+            "score", "--tasks", "nli,copa", "--data", &data, "--model", "a/model", "--limit", "6", "--out",
+            out,
+        ];
         place.run(&[&args[..], extra].concat()).ok().out
     };
     let table = score("s1", &[]);
-    assert!(table.contains("Natural language inference") && table.contains("no rows for: mnli_mismatched"), "{table}");
+    assert!(
+        table.contains("Natural language inference") && table.contains("no rows for: mnli_mismatched"),
+        "{table}"
+    );
     score("s2", &["--batch-size", "1", "--threads", "1"]);
     assert!(folder(&place, "s1") == folder(&place, "s2"), "batch size and threads change nothing");
     let found = results(&place, "s1");
     assert_eq!(found["group_subtasks"]["rte"].as_array().unwrap().len(), 9);
-    assert!(found["results"]["rte_t01"]["acc,none"].is_f64() && found["n-samples"]["rte_t01"]["effective"] == 12);
+    assert!(
+        found["results"]["rte_t01"]["acc,none"].is_f64() && found["n-samples"]["rte_t01"]["effective"] == 6
+    );
     assert_eq!(found["flanrt"]["settings"]["join"], "eos");
     // Beside itself: no difference.
     let table = score("s3", &["--baseline", "s1"]);
-    assert!(table.contains("better on 0 of 10 tasks"), "{table}");
+    assert!(table.contains("better on 0 of 3 tasks"), "{table}");
     let paper = score("s4", &["--paper", "--preset", "t0", "--templates", "2"]);
     assert!(paper.contains("median (iqr)") && paper.contains("published"), "{paper}");
 }
@@ -123,8 +153,26 @@ fn solved_examples_are_computed_once_and_change_nothing() {
     let (base, data) = (model(&assets, "stories260K"), assets.join("data").display().to_string());
     let score = |out: &str, extra: &[&str]| {
         let args = [
-            "score", "--tasks", "rte,copa", "--data", &data, "--model", &base, "--limit", "20", "--templates", "2",
-            "--no-dev", "--out", out, "--join", "newline", "--shots", "5", "--input-tokens", "400",
+            "score",
+            "--tasks",
+            "rte,copa",
+            "--data",
+            &data,
+            "--model",
+            &base,
+            "--limit",
+            "20",
+            "--templates",
+            "2",
+            "--no-dev",
+            "--out",
+            out,
+            "--join",
+            "newline",
+            "--shots",
+            "5",
+            "--input-tokens",
+            "400",
         ];
         place.run(&[&args[..], extra].concat()).ok().out
     };
@@ -141,8 +189,11 @@ fn solved_examples_are_computed_once_and_change_nothing() {
     // Examples are rows of the training file, and never more tokens than allowed.
     for (name, bytes) in folder(&place, "a") {
         if name.starts_with("samples_copa") {
-            let row: Value = serde_json::from_str(std::str::from_utf8(&bytes).unwrap().lines().next().unwrap()).unwrap();
-            assert!(row["arguments"]["gen_args_0"]["arg_0"].as_str().unwrap().matches("OPTIONS:").count() > 2);
+            let row: Value =
+                serde_json::from_str(std::str::from_utf8(&bytes).unwrap().lines().next().unwrap()).unwrap();
+            assert!(
+                row["arguments"]["gen_args_0"]["arg_0"].as_str().unwrap().matches("OPTIONS:").count() > 2
+            );
         }
     }
 }
@@ -154,8 +205,24 @@ fn texts_are_generated_and_overlaps_found() {
     let (base, data) = (model(&assets, "stories260K"), assets.join("data").display().to_string());
     let fr = format!("wmt14_enfr={}", assets.join("data/flores200_enfr").display());
     let args = [
-        "score", "--tasks", "squad_v1,wmt14_enfr,common_gen", "--data", &data, "--data", &fr, "--model", &base,
-        "--limit", "6", "--templates", "1", "--max-new-tokens", "12", "--out", "t", "--contamination",
+        "score",
+        "--tasks",
+        "squad_v1,wmt14_enfr,common_gen",
+        "--data",
+        &data,
+        "--data",
+        &fr,
+        "--model",
+        &base,
+        "--limit",
+        "6",
+        "--templates",
+        "1",
+        "--max-new-tokens",
+        "6",
+        "--out",
+        "t",
+        "--contamination",
     ];
     let table = place.run(&args).ok().out;
     for name in ["squad_v1", "wmt14_enfr:en-fr", "wmt14_enfr:fr-en", "common_gen", "13-gram overlap"] {
@@ -169,8 +236,23 @@ fn texts_are_generated_and_overlaps_found() {
     let row: Value = serde_json::from_str(&row).unwrap();
     place.write("seen.txt", row["arguments"]["gen_args_0"]["arg_0"].as_str().unwrap());
     let args = [
-        "score", "--tasks", "squad_v1", "--data", &data, "--model", &base, "--limit", "6", "--templates", "1",
-        "--no-dev", "--max-new-tokens", "4", "--against", "seen.txt", "--json",
+        "score",
+        "--tasks",
+        "squad_v1",
+        "--data",
+        &data,
+        "--model",
+        &base,
+        "--limit",
+        "6",
+        "--templates",
+        "1",
+        "--no-dev",
+        "--max-new-tokens",
+        "4",
+        "--against",
+        "seen.txt",
+        "--json",
     ];
     let report = place.run(&args).ok().json();
     let overlap = &report["tasks"][0]["overlap"];
@@ -184,7 +266,17 @@ fn mixtures_are_exported_and_drawn_as_asked() {
     let place = Place::new();
     let data = assets.join("data").display().to_string();
     let export = |to: &str, extra: &[&str]| {
-        let args = ["data", "export", "--data", &data, "--allow-missing", "--hold-out", "nli,summarization", "--to", to];
+        let args = [
+            "data",
+            "export",
+            "--data",
+            &data,
+            "--allow-missing",
+            "--hold-out",
+            "nli,summarization",
+            "--to",
+            to,
+        ];
         place.run(&[&args[..], extra].concat()).ok();
         place.read(to)
     };
@@ -195,7 +287,9 @@ fn mixtures_are_exported_and_drawn_as_asked() {
     assert_ne!(all, export("d.jsonl", &["-n", "300", "--seed", "1"]));
     for line in all.lines() {
         let row: Value = serde_json::from_str(line).unwrap();
-        assert!(row["cluster"] != "nli" && row["cluster"] != "summarization" && row["cluster"] != "paraphrase");
+        assert!(
+            row["cluster"] != "nli" && row["cluster"] != "summarization" && row["cluster"] != "paraphrase"
+        );
         let options = row["options"].as_array().unwrap();
         assert!(options.is_empty() || options.contains(&row["target"]), "{row}");
     }

@@ -401,15 +401,15 @@ fn adafactor_follows_the_formula() {
 fn adafactor_is_that_of_transformers() {
     let text = include_str!("../fixtures/adafactor/adafactor.json");
     let runs: Vec<serde_json::Value> = serde_json::from_str(text).unwrap();
-    let list = |v: &serde_json::Value| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
+    let list =
+        |v: &serde_json::Value| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
     for run in &runs {
         let (lr, relative) = (run["lr"].as_f64().unwrap() as f32, run["relative"].as_bool().unwrap());
         for case in run["cases"].as_array().unwrap() {
             let shape = list(&case["shape"]);
             let (rows, cols) = (shape[0] as usize, shape[1] as usize);
             everywhere("adafactor", |s| {
-                let (weights, master) =
-                    Weights.make(s, rows, cols, &list(&case["start"]));
+                let (weights, master) = Weights.make(s, rows, cols, &list(&case["start"]));
                 let second = second(s, (rows, cols));
                 let scratch = s.blank(Dense, DType::F32, 1, factor_scratch(rows, cols));
                 let steps = case["grads"].as_array().unwrap().iter().zip(case["after"].as_array().unwrap());

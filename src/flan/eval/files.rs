@@ -169,7 +169,8 @@ pub fn load_saved(place: &Path) -> Result<Report> {
             })?
         }
     };
-    let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| Error::io(Kind::Data, "read", path, &e));
+    let read =
+        |path: &Path| std::fs::read_to_string(path).map_err(|e| Error::io(Kind::Data, "read", path, &e));
     let bad = |path: &Path, e: serde_json::Error| {
         Error::data(format!("{}: not results of flanrt: {e}", path.display()))
     };
@@ -178,7 +179,8 @@ pub fn load_saved(place: &Path) -> Result<Report> {
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let hash = name.trim_start_matches("results_").trim_end_matches(".json").to_owned();
     for t in &mut report.tasks {
-        let templates: Vec<usize> = t.scores.iter().filter(|s| s.part == "test").map(|s| s.template).collect();
+        let templates: Vec<usize> =
+            t.scores.iter().filter(|s| s.part == "test").map(|s| s.template).collect();
         for template in templates {
             let path = dir.join(format!("samples_{}_{hash}.jsonl", task_name(&t.name, template)));
             for line in read(&path)?.lines() {
@@ -191,7 +193,8 @@ pub fn load_saved(place: &Path) -> Result<Report> {
                     template,
                     part: own["part"].as_str().unwrap_or_default().into(),
                     context: String::new(),
-                    options: serde_json::from_value(row["doc"]["options"].clone()).map_err(|e| bad(&path, e))?,
+                    options: serde_json::from_value(row["doc"]["options"].clone())
+                        .map_err(|e| bad(&path, e))?,
                     gold: serde_json::from_value(row["doc"]["gold"].clone()).map_err(|e| bad(&path, e))?,
                     golds: serde_json::from_value(row["doc"]["golds"].clone()).map_err(|e| bad(&path, e))?,
                     value: row["doc"]["value"].as_f64(),

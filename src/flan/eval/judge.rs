@@ -120,7 +120,8 @@ impl Sample {
             Metric::RougeLsum => rouge().lsum.f,
             Metric::EditDistance => {
                 let golds = self.golds.iter();
-                let distances = golds.map(|g| edit::edits(said, g, edit::Words::NonWord, true).distance as f64);
+                let distances =
+                    golds.map(|g| edit::edits(said, g, edit::Words::NonWord, true).distance as f64);
                 distances.fold(f64::INFINITY, f64::min)
             }
             _ => return None,
@@ -139,9 +140,11 @@ fn measure(d: &Dataset, metric: Metric, samples: &[&Sample], rule: Rule) -> Meas
             let is = |s: &Sample, i: usize| option(s, i).trim() == positive;
             // Prompts of another mode have other words for the options: the place counts then.
             let place = samples.first().and_then(|s| s.options.iter().position(|o| o.trim() == positive));
-            let place = place.unwrap_or_else(|| samples.first().map_or(0, |s| s.options.len().saturating_sub(1)));
+            let place =
+                place.unwrap_or_else(|| samples.first().map_or(0, |s| s.options.len().saturating_sub(1)));
             let yes = |s: &Sample, i: usize| is(s, i) || i == place;
-            let said: Vec<Option<bool>> = samples.iter().zip(&chosen).map(|(s, c)| c.map(|c| yes(s, c))).collect();
+            let said: Vec<Option<bool>> =
+                samples.iter().zip(&chosen).map(|(s, c)| c.map(|c| yes(s, c))).collect();
             let truth: Vec<bool> = samples.iter().zip(&gold).map(|(s, &g)| yes(s, g)).collect();
             whole(n, |rows| {
                 let said: Vec<_> = rows.iter().map(|&i| said[i]).collect();

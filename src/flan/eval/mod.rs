@@ -251,7 +251,8 @@ pub fn evaluate(
                     .map(|(doc, found)| {
                         let prompt = writer.prompt(task, &found.row, template, o.block);
                         let worded = prompt.and_then(|p| writer.behind(p, &shots));
-                        let worded = worded.map_err(|e| e.at(format!("{} template {}", found.id, template + 1)))?;
+                        let worded =
+                            worded.map_err(|e| e.at(format!("{} template {}", found.id, template + 1)))?;
                         let (context, shots) = (worded.context, worded.shots);
                         Ok(Item { found, doc, template, part, prompt: worded.prompt, context, shots })
                     })
@@ -275,7 +276,10 @@ fn answered(name: &str, items: Vec<Item<'_>>, model: &mut dyn Answer) -> Result<
             .map(|i| Request {
                 id: Id::Text(format!("{} {} {}", i.template + 1, i.part.name(), i.doc)),
                 context: i.context.clone(),
-                ask: Ask::Choice { options: i.prompt.options.clone(), label: i.found.row.gold.first().copied() },
+                ask: Ask::Choice {
+                    options: i.prompt.options.clone(),
+                    label: i.found.row.gold.first().copied(),
+                },
             })
             .collect();
         let mut hasher = blake3::Hasher::new();
@@ -285,7 +289,8 @@ fn answered(name: &str, items: Vec<Item<'_>>, model: &mut dyn Answer) -> Result<
         let requests = Requests { rows, hash: hasher.finalize().to_hex().to_string() };
         ranked = model.rank(name, &requests)?;
     } else {
-        let questions: Vec<Question> = items.iter().map(|i| Question { context: i.context.clone() }).collect();
+        let questions: Vec<Question> =
+            items.iter().map(|i| Question { context: i.context.clone() }).collect();
         texts = model.answer(name, &questions)?;
     }
     let count = if choice { ranked.len() } else { texts.len() };

@@ -14,8 +14,11 @@ const N: usize = 13;
 
 /// Hashes of the runs of a text.
 fn grams(text: &str) -> Vec<u64> {
-    let clean: String =
-        text.chars().map(|c| if c.is_alphanumeric() { c } else { ' ' }).flat_map(char::to_lowercase).collect();
+    let clean: String = text
+        .chars()
+        .map(|c| if c.is_alphanumeric() { c } else { ' ' })
+        .flat_map(char::to_lowercase)
+        .collect();
     let words: Vec<&str> = clean.split_whitespace().collect();
     let hash = |run: &[&str]| {
         let bytes = blake3::hash(run.join(" ").as_bytes());
@@ -74,7 +77,8 @@ impl Overlap {
                 .filter(|s| dirty(s.doc) == wanted)
                 .filter_map(|s: &Sample| {
                     let metric = result.headline;
-                    s.worth(metric, rule).or_else(|| (!s.options.is_empty()).then(|| f64::from(u8::from(s.right(rule)))))
+                    s.worth(metric, rule)
+                        .or_else(|| (!s.options.is_empty()).then(|| f64::from(u8::from(s.right(rule)))))
                 })
                 .collect();
             Mean::of(&values).map(|m| m.value)
@@ -98,7 +102,9 @@ mod tests {
         let mut g = Grams::default();
         g.want(words);
         g.want("Short text!");
-        g.read("Before it: One, two; three four five six seven eight nine ten eleven twelve thirteen. After.");
+        g.read(
+            "Before it: One, two; three four five six seven eight nine ten eleven twelve thirteen. After.",
+        );
         g.read("a short text");
         assert!(g.dirty(words) && !g.dirty("Short text!"));
         // One word less in common is clean; a short row counts only as a whole.

@@ -79,7 +79,10 @@ pub fn compare(here: &Report, there: &Report) -> Vec<Comparison> {
                     by_row.entry(&s.place).or_default().push(w);
                 }
             }
-            by_row.into_iter().filter_map(|(k, v)| Some((k.to_owned(), Mean::of(&v)?.value))).collect::<BTreeMap<_, _>>()
+            by_row
+                .into_iter()
+                .filter_map(|(k, v)| Some((k.to_owned(), Mean::of(&v)?.value)))
+                .collect::<BTreeMap<_, _>>()
         };
         let (mine, theirs) = (worth(a, here.rule), worth(b, there.rule));
         let both: Vec<(f64, f64)> = mine.iter().filter_map(|(k, v)| Some((*v, *theirs.get(k)?))).collect();
@@ -184,7 +187,8 @@ pub fn table(report: &Report, catalog: &Catalog, paper: bool, median: bool) -> R
             let _ = write!(out, "  {:<24}", t.name);
             for (name, _) in Rule::ALL {
                 let test = t.scores.iter().filter(|s| s.part == "test");
-                let values: Vec<f64> = test.filter_map(|s| Some(s.measures.get(name)?.value * 100.0)).collect();
+                let values: Vec<f64> =
+                    test.filter_map(|s| Some(s.measures.get(name)?.value * 100.0)).collect();
                 let _ = write!(out, " {:>12}", cell(Mean::of(&values).map(|m| m.value)));
             }
             out.push('\n');
@@ -192,7 +196,11 @@ pub fn table(report: &Report, catalog: &Catalog, paper: bool, median: bool) -> R
     }
     let overlaps: Vec<&TaskResult> = report.tasks.iter().filter(|t| t.overlap.is_some()).collect();
     if !overlaps.is_empty() {
-        let _ = writeln!(out, "\n13-gram overlap with training text\n{:<26} {:>6} {:>6} {:>8} {:>8}", "task", "clean", "dirty", "on clean", "on dirty");
+        let _ = writeln!(
+            out,
+            "\n13-gram overlap with training text\n{:<26} {:>6} {:>6} {:>8} {:>8}",
+            "task", "clean", "dirty", "on clean", "on dirty"
+        );
         for t in overlaps {
             let Some(o) = &t.overlap else { continue };
             let scale = shown(t.headline);
