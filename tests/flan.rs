@@ -203,6 +203,31 @@ fn every_template_on_real_rows() {
     assert!(all.is_empty(), "{} faults:\n{}", all.len(), all[..all.len().min(40)].join("\n"));
 }
 
+/// A cache of the hub: the folder's name says the repository, the snapshot is that of `refs/main`, the configuration a subfolder.
+#[test]
+fn a_cache_of_the_hub_is_read() {
+    let (c, dir) = (catalog(), tempfile::tempdir().unwrap());
+    let repository = dir.path().join("hub/datasets--aps--super_glue");
+    let write = |path: &str, text: &str| {
+        let path = repository.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("refs/main", "new");
+    let row =
+        |premise: &str| format!("{{\"premise\": \"{premise}\", \"hypothesis\": \"h\", \"label\": 0}}\n");
+    write("snapshots/old/rte/validation.jsonl", &row("old"));
+    write("snapshots/new/rte/validation-00000-of-00002.jsonl", &row("first"));
+    write("snapshots/new/rte/validation-00001-of-00002.jsonl", &row("second"));
+    write("snapshots/new/cb/validation.jsonl", &row("other"));
+    let data = DataDirs::new(&[dir.path().display().to_string()], &c).unwrap();
+    let t = c.tasks().find(|t| t.task.name == "rte").unwrap();
+    let part = load_part(t, &data.find(t.task).unwrap(), Part::Test, 9).unwrap().unwrap();
+    let premises: Vec<_> = part.rows.iter().map(|r| r.row.fields["premise"].as_str().unwrap()).collect();
+    assert_eq!(premises, ["first", "second"]);
+    assert!(load_part(t, &data.find(t.task).unwrap(), Part::Train, 9).unwrap().is_none());
+}
+
 #[test]
 fn rows_of_a_part_are_those_of_the_slices() {
     let (c, Some(dir)) = (catalog(), assets()) else { return };

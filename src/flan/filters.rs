@@ -64,7 +64,11 @@ fn unquote(s: &str) -> String {
 fn ending(s: &str, mark: &str) -> String {
     let s = s.trim_end();
     let closed = s.trim_end_matches(['"', '\'', '”', '’', ')', ']']).ends_with(['.', '!', '?', '…']);
-    if closed || s.is_empty() { s.to_owned() } else { format!("{s}{mark}") }
+    if closed || s.is_empty() {
+        return s.to_owned();
+    }
+    // A comma or colon at the end is no end.
+    format!("{}{mark}", s.trim_end_matches([',', ';', ':']).trim_end())
 }
 
 fn first_letter(s: &str, change: impl Fn(char) -> String) -> String {
@@ -148,6 +152,7 @@ mod tests {
             ("s|after('_')", "none", ""),
             ("s|ending('?')", "who", "who?"),
             ("s|ending('.')", "He said \"no!\"", "He said \"no!\""),
+            ("s|ending('.')", "Together,", "Together."),
             ("s|no_ending", "It ends here. ", "It ends here"),
             ("s|no_ending", "Does it?", "Does it?"),
             ("s|cap", "élan vital", "Élan vital"),
@@ -161,7 +166,7 @@ mod tests {
         assert_eq!(value("n|index_of(numbers)", with.clone()).unwrap(), "1");
         assert_eq!(value("list|suffix('!')|join(' ')", with.clone()).unwrap(), "x! y!");
         assert_eq!(value("list|numbered", with.clone()).unwrap(), "1. x\n2. y");
-        for wrong in ["'z'|index_of(list)", "one|numbered", "one|sub('(', '')", "missing", "one|nothing"] {
+        for wrong in ["'z'|index_of(list)", "one|numbered", "one|sub('(', '')", "missing|lower", "one|nothing"] {
             assert!(value(wrong, with.clone()).is_err(), "{wrong}");
         }
     }

@@ -121,3 +121,34 @@ impl<'a> Format<'a> {
             .map_err(|e| Error::model(format!("{FILE}: prompt_format.join: {e}")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::testing::letters;
+
+    #[test]
+    fn every_way_to_join() {
+        let chat = "{{ bos_token }}{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}{{ eos_token }}{% endfor %}\
+            {% if add_generation_prompt %}[a]{% endif %}";
+        let tok = letters(json!({}), json!({"chat_template": chat})).unwrap();
+        let shots = [("q".to_owned(), "a".to_owned())];
+        let cases = [
+            (Join::Eos, "q</s>a</s>p</s>", "p</s>"),
+            (Join::Newline, "q\na\n\np\n", "p\n"),
+            (Join::None, "qa\n\np", "p"),
+            (Join::Chat, "<s>[u]q</s>[a]a</s>[u]p</s>[a]", "<s>[u]p</s>[a]"),
+        ];
+        for (join, with, without) in cases {
+            let f = Format::new(join, &tok).unwrap();
+            assert_eq!(f.context(&shots, "p").unwrap(), with);
+            assert_eq!(f.context(&[], "p").unwrap(), without);
+            assert_eq!(f.prefix(), join != Join::Chat);
+            let written = f.to_json().to_string();
+            assert_eq!(Format::join_of(written.as_bytes()).unwrap(), join);
+        }
+        let plain = letters(json!({}), json!({})).unwrap();
+        assert!(Format::new(Join::Chat, &plain).is_err());
+        assert!(Format::join_of(b"{}").is_err());
+    }
+}

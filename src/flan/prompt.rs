@@ -247,3 +247,83 @@ pub(super) fn head(text: &str, most: usize, tokens: &dyn Fn(&str) -> Result<usiz
     }
     Ok(if low == 0 { String::new() } else { text[..ends[low - 1]].to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flan::Catalog;
+    use serde_json::json;
+
+    fn words(text: &str) -> Result<usize> {
+        Ok(text.split_whitespace().count())
+    }
+
+    /// What is too long is cut in the field that may be cut; instruction, options and answer stay whole.
+    #[test]
+    fn a_long_field_is_shortened_and_nothing_else() {
+        let catalog = Catalog::load(None).unwrap();
+        let d = catalog.datasets.iter().find(|d| d.name == "rte").unwrap();
+        let raw = |n: usize| {
+            let premise = (0..n).map(|i| format!("word{i}")).collect::<Vec<_>>().join(" ");
+            json!({"premise": premise, "hypothesis": "Someone sleeps.", "label": 0})
+        };
+        let row = |n| d.row("rte", raw(n).as_object().unwrap()).unwrap().unwrap();
+        for t in &d.templates {
+            for n in [10, 100, 3000] {
+                let row = row(n);
+                let whole = d.prompt(&row, t).unwrap();
+                let within =
+                    |policy, most| d.prompt_within(Mode::Flan, &row, t, true, policy, most, &words).unwrap();
+                for most in [60, 80, 500] {
+                    let p = within(Truncate::Field, most);
+                    let fits = words(&whole.prompt).unwrap() <= most;
+                    assert_eq!((p.cut, p.target == whole.target), (!fits, true));
+                    if fits {
+                        assert_eq!(p, whole);
+                        continue;
+                    }
+                    let left = most - words(&p.prompt).unwrap();
+                    assert!(left <= SLACK, "{left} words of room");
+                    assert!(t.inverse || p.prompt.contains("OPTIONS:\n- yes\n- no"), "{}", p.prompt);
+                    assert!(t.inverse || p.prompt.contains("omeone sleeps"), "{}", p.prompt);
+                    // By its head the instruction goes where it stands last.
+                    let p = within(Truncate::Head, most);
+                    assert!(whole.prompt.starts_with(&p.prompt) && words(&p.prompt).unwrap() <= most);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn prompts_of_every_mode() {
+        let catalog = Catalog::load(None).unwrap();
+        let dataset = |name: &str| catalog.datasets.iter().find(|d| d.name == name).unwrap();
+        let d = dataset("rte");
+        let raw = json!({"premise": "Ann naps.", "hypothesis": "Ann sleeps.", "label": 1});
+        let row = d.row("rte", raw.as_object().unwrap()).unwrap().unwrap();
+        let t = d.forward().next().unwrap().1;
+        let of = |mode| d.prompt_in(mode, &row, t, true).unwrap();
+        assert_eq!(
+            (of(Mode::NoTemplate).prompt.as_str(), of(Mode::NoTemplate).target.as_str()),
+            ("Ann naps.\nAnn sleeps.", "no")
+        );
+        assert_eq!(of(Mode::DatasetName).prompt, format!("[nli: {}]\nAnn naps.\nAnn sleeps.", d.title));
+        let p = of(Mode::Continuation);
+        assert!(p.options.len() == 2 && p.options.contains(&p.target) && p.target.starts_with(' '));
+        let bare = d.prompt_in(Mode::Flan, &row, t, false).unwrap();
+        assert!(!bare.prompt.contains("OPTIONS") && bare.options == ["yes", "no"]);
+        // Translation shows the side that is asked about.
+        let d = dataset("wmt14_enfr");
+        let raw = json!({"translation": {"en": "A cat.", "fr": "Un chat."}});
+        let row = d.row("wmt14_enfr", raw.as_object().unwrap()).unwrap().unwrap();
+        for (_, t) in d.forward() {
+            let p = d.prompt_in(Mode::NoTemplate, &row, t, true).unwrap();
+            let (from, to) = if t.direction.as_deref() == Some("en-fr") {
+                ("A cat.", "Un chat.")
+            } else {
+                ("Un chat.", "A cat.")
+            };
+            assert_eq!((p.prompt.as_str(), p.target.as_str()), (from, to));
+        }
+    }
+}

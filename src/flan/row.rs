@@ -62,10 +62,14 @@ fn json(value: &minijinja::Value) -> Result<Value> {
 }
 
 fn eval(expr: &Expr, context: &Map<String, Value>, what: &str) -> Result<minijinja::Value> {
-    expr.eval(object(context)).map_err(|e| {
-        let names = context.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        Error::data(format!("{what}: {}; the row has {names}", explain(&e)))
-    })
+    let names = || context.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    match expr.eval(object(context)) {
+        Ok(value) if value.is_undefined() => {
+            Err(Error::data(format!("{what}: it names what is not there; the row has {}", names())))
+        }
+        Ok(value) => Ok(value),
+        Err(e) => Err(Error::data(format!("{what}: {}; the row has {}", explain(&e), names()))),
+    }
 }
 
 fn texts(value: &minijinja::Value, what: &str) -> Result<Vec<String>> {

@@ -121,7 +121,16 @@ fn a_mixture_is_trained_and_held_out_tasks_are_scored_the_same_twice() {
 
     let score = |out: &str, extra: &[&str]| {
         let args = [
-            "score", "--tasks", "nli,copa", "--data", &data, "--model", "a/model", "--limit", "6", "--out",
+            "score",
+            "--tasks",
+            "rte,mnli,mnli_mismatched,copa",
+            "--data",
+            &data,
+            "--model",
+            "a/model",
+            "--limit",
+            "6",
+            "--out",
             out,
         ];
         place.run(&[&args[..], extra].concat()).ok().out
