@@ -13,10 +13,12 @@ of the results file with their standard errors. Lengths are the harness's: of th
 A log-probability over the tolerance counts if it is also over it when the harness computes in float64: its float32 alone
 is off by more than 1e-4 where options are hundreds of tokens long. All choices are compared with those of its float32.
 
-Columns: rows; options; "refused", options at which the harness stops and that are left out with their rows (no token left
-to them, or more than the context takes); "cut", options whose sequence is cut on the left; "moved", options with a token
-that spans the border to the context; largest differences of the log-probability, of it with EOS, and of `resps`; "f64",
-how many were settled in float64; differing greedy flags, numbers of tokens and choices.
+Columns: rows; options; "refused", options at which the harness stops, without which a row has no choice (no token left to
+them, or more than the context takes); "cut", options too long for the context with an EOS behind them, which are cut
+on the left; "moved", options with a token that spans the border to the context; largest differences of the
+log-probability, of it with EOS, and of `resps`; "f64", how many were settled in float64; "greedy", differing flags of those
+that are true; differing numbers of tokens; differing choices. The case "stories" is `flanrt score --requests` with the
+model's own first choices among the options: datasets have hardly a greedy one.
 
 Exit code 0: all agree. 1: something differs, or flanrt failed. 2: bad arguments.
 
@@ -50,7 +52,17 @@ CASES = {
     "three-shot": ["--prompt", "continuation", "--shots", "3"],
     "flan": ["--prompt", "flan", "--join", "newline", "--templates", "2"],
     "short-window": ["--prompt", "continuation", "--max-length", "96"],
+    "stories": [],
 }
+STORIES = [
+    "Once upon a time",
+    "Lily and Tom went to the park. They saw a",
+    "One day, a little girl named Lily",
+    "Tim had a red ball. He liked to",
+    "The dog was sad because",
+    "Mom said,",
+]
+GREEDY = (1, 2, 3, 5, 8, 13)  # tokens of the greedy options
 EXACT = 1e-9  # for shares of right answers and their standard errors
 SHOWN = 3  # differences of a kind that are spelled out
 
@@ -121,6 +133,7 @@ class Counts:
     eos: float = 0.0
     resps: float = 0.0
     greedy: int = 0
+    firsts: int = 0
     tokens: int = 0
     choices: dict[str, int] = field(default_factory=lambda: {"acc": 0, "acc_norm": 0, "acc_bytes": 0})
     wrong: list[str] = field(default_factory=list)
@@ -174,10 +187,25 @@ class Harness:
                 with_eos=ended[i][0] if i in ended else None,
                 greedy=greedy,
                 tokens=len(tail),
-                cut=len(head) + len(tail) > most + 1,
+                cut=len(head) + len(tail) > most,
                 moved=bool(context) and lm.tok_encode(context + option)[: len(head)] != head,
             )
         return answers
+
+
+    def greedy_texts(self, context: str) -> list[str]:
+        """How the model goes on after `context`, in several lengths."""
+        import torch
+
+        lm = self.lm("float32", None)
+        ids = lm.tok_encode(context)
+        start, texts = lm.tok_decode(ids), []
+        for n in range(1, max(GREEDY) + 1):
+            ids.append(int(lm._model_call(torch.tensor([ids]))[0, -1].argmax()))
+            text = lm.tok_decode(ids)
+            if n in GREEDY and text.startswith(start) and text != start:
+                texts.append(text[len(start) :])
+        return list(dict.fromkeys(texts))
 
 
 def bare_options(options: list[str]) -> list[str]:
@@ -204,32 +232,36 @@ def pairs_of(row: dict[str, Any]) -> list[tuple[str, str]]:
     return [(given[f"gen_args_{i}"]["arg_0"], given[f"gen_args_{i}"]["arg_1"]) for i in range(len(given))]
 
 
-def compare(path: Path, results: dict[str, Any], harness: Harness, window: int | None, tolerance: float) -> Counts:
-    """Compares a samples file, and what the results file says of it."""
+def compare(
+    rows: list[dict[str, Any]], results: dict[str, Any], harness: Harness, window: int | None, args: argparse.Namespace
+) -> Counts:
+    """Compares the rows of a samples file, and what the results file says of them."""
     from lm_eval.api.metrics import mean_stderr
 
-    with path.open(encoding="utf-8") as file:
-        rows = [row for row in map(json.loads, file) if row["flanrt"]["part"] == "test"]
+    tolerance = args.tolerance
     pairs = [pairs_of(row) for row in rows]
     answers = iter(harness.score([pair for row in pairs for pair in row], window))
     c = Counts()
     doubtful: list[tuple[str, str, tuple[str, str], float, Answer]] = []
     right: dict[str, list[float]] = {rule: [] for rule in c.choices}
     for row, asked in zip(rows, pairs, strict=True):
-        ours, options = row["flanrt"]["scores"], row["doc"]["options"]
+        ours, options = row["flanrt"]["scores"], [option for _, option in asked]
         theirs = [next(answers) for _ in asked]
         c.rows += 1
         c.options += len(asked)
-        if refused := sum(t is None for t in theirs):
-            c.refused += refused
-            continue
-        said = [float(answer[0][0]) for answer in row["resps"]]
+        said = [float(answer[0][0]) for answer in row["resps"]] if "resps" in row else [None] * len(asked)
         for pair, o, t, s in zip(asked, ours, theirs, said, strict=True):
+            if t is None:
+                c.refused += 1
+                continue
             place = f"row {row['doc_id']}, {pair[0][-30:]!r} + {pair[1]!r}"
             c.cut += t.cut
             c.moved += t.moved
-            sums = [("logprob", o["logprob"], t.logprob), ("resps", s, t.logprob)]
-            if t.with_eos is not None and o["with_eos"] is not None:
+            c.firsts += t.greedy
+            sums = [("logprob", o["logprob"], t.logprob)]
+            if s is not None:
+                sums.append(("resps", s, t.logprob))
+            if t.with_eos is not None and o.get("with_eos") is not None:
                 sums.append(("eos", o["with_eos"], t.with_eos))
             for name, mine, its in sums:
                 off = abs(mine - its)
@@ -241,8 +273,11 @@ def compare(path: Path, results: dict[str, Any], harness: Harness, window: int |
                 if mine != its:
                     setattr(c, name, getattr(c, name) + 1)
                     c.differs(name, f"{place}: {mine} here, {its} there{t.note()}")
+        if None in theirs:
+            continue
         mine = chosen([o["logprob"] for o in ours], [o["chars"] for o in ours], [o["bytes"] for o in ours])
-        texts = bare_options([option for _, option in asked])
+        # In results of requests, lengths are of the options as given.
+        texts = bare_options(options) if results else options
         lengths = [len(x) for x in texts], [len(x.encode()) for x in texts]
         its = chosen([t.logprob for t in theirs], *lengths)
         for rule in c.choices:
@@ -270,18 +305,17 @@ def compare(path: Path, results: dict[str, Any], harness: Harness, window: int |
     return c
 
 
-def flanrt(binary: Path, model: Path, flags: list[str], out: Path, args: argparse.Namespace) -> None:
-    command = [binary, "score", "--model", model, "--tasks", ",".join(args.tasks), "--data", args.assets / "data"]
-    command += ["--preset", "lm-eval", "--device", "cpu", "--no-dev", "--limit", args.limit, "--out", out, *flags]
-    run = subprocess.run([str(x) for x in command], capture_output=True, text=True)
+def flanrt(args: argparse.Namespace, model: Path, *flags: Any) -> None:
+    command = [str(x) for x in (args.flanrt, "score", "--model", model, "--device", "cpu", *flags)]
+    run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
-        print(f"compare_lm_eval: {' '.join(map(str, command))}: {run.stderr.strip()}", file=sys.stderr)
+        print(f"compare_lm_eval: {' '.join(command)}: {run.stderr.strip()}", file=sys.stderr)
         sys.exit(1)
 
 
 HEAD = (
     f"{'model':<17} {'case':<13} {'task':<14} {'rows':>5} {'options':>7} {'refused':>7} {'cut':>4} {'moved':>5} "
-    f"{'logprob':>8} {'eos':>8} {'resps':>8} {'f64':>4} {'greedy':>6} {'tokens':>6} {'acc':>4} {'norm':>4} {'bytes':>5}"
+    f"{'logprob':>8} {'eos':>8} {'resps':>8} {'f64':>4} {'greedy':>7} {'tokens':>6} {'acc':>4} {'norm':>4} {'bytes':>5}"
 )
 
 
@@ -289,37 +323,71 @@ def table_line(model: str, case: str, name: str, c: Counts) -> str:
     acc, norm, size = c.choices.values()
     return (
         f"{model:<17} {case:<13} {name:<14} {c.rows:>5} {c.options:>7} {c.refused:>7} {c.cut:>4} {c.moved:>5} "
-        f"{c.logprob:>8.1e} {c.eos:>8.1e} {c.resps:>8.1e} {c.settled:>4} {c.greedy:>6} {c.tokens:>6} {acc:>4} "
+        f"{c.logprob:>8.1e} {c.eos:>8.1e} {c.resps:>8.1e} {c.settled:>4} {f'{c.greedy}/{c.firsts}':>7} {c.tokens:>6} {acc:>4} "
         f"{norm:>4} {size:>5}"
     )
 
 
-def compare_folder(model: Path, case: str, folder: Path, harness: Harness, window: int | None, args) -> bool:
-    """Prints a line for every template of the folder's newest results; whether all agree."""
+def report(model: str, case: str, name: str, c: Counts) -> bool:
+    """Prints what was compared; whether all agrees."""
+    print(table_line(model, case, name, c), flush=True)
+    kinds: dict[str, list[str]] = {}
+    for line in c.wrong:
+        kinds.setdefault(line.split(":")[0], []).append(line)
+    for lines in kinds.values():
+        for line in lines[:SHOWN]:
+            print(f"compare_lm_eval: {model} {case} {name}: {line}", file=sys.stderr)
+        if len(lines) > SHOWN:
+            print(f"compare_lm_eval: ... and {len(lines) - SHOWN} more of these", file=sys.stderr)
+    return not c.wrong
+
+
+def compare_folder(
+    model: Path, case: str, folder: Path, harness: Harness, window: int | None, args: argparse.Namespace
+) -> bool:
+    """Compares every template of the folder's newest results."""
     found = sorted(folder.glob("results_*.json"), key=lambda p: p.stat().st_mtime)
     if not found:
         print(f"compare_lm_eval: {folder}: no results_*.json in it", file=sys.stderr)
         return False
     results = json.loads(found[-1].read_text(encoding="utf-8"))
     tag = found[-1].stem.removeprefix("results_")
-    good = True
+    good, compared = True, 0
     for name, entry in results["results"].items():
-        path = folder / f"samples_{name}_{tag}.jsonl"
-        with path.open(encoding="utf-8") as file:
-            if not json.loads(file.readline())["flanrt"]["scores"]:
-                continue  # answers are texts
-        c = compare(path, entry, harness, window, args.tolerance)
-        print(table_line(model.name, case, name, c), flush=True)
-        kinds: dict[str, list[str]] = {}
-        for line in c.wrong:
-            kinds.setdefault(line.split(":")[0], []).append(line)
-        for lines in kinds.values():
-            for line in lines[:SHOWN]:
-                print(f"compare_lm_eval: {model.name} {case} {name}: {line}", file=sys.stderr)
-            if len(lines) > SHOWN:
-                print(f"compare_lm_eval: ... and {len(lines) - SHOWN} more of these", file=sys.stderr)
-        good &= not c.wrong and c.refused < c.options
-    return good
+        lines = (folder / f"samples_{name}_{tag}.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [row for row in map(json.loads, lines) if row["flanrt"]["part"] == "test" and row["flanrt"]["scores"]]
+        if rows:  # answers of other tasks are texts
+            c = compare(rows, entry, harness, window, args)
+            compared += c.options - c.refused
+            good &= report(model.name, case, name, c)
+    if not compared:
+        print(f"compare_lm_eval: {folder}: nothing in it was compared", file=sys.stderr)
+    return good and compared > 0
+
+
+def compare_stories(model: Path, folder: Path, harness: Harness, args: argparse.Namespace) -> bool:
+    """The case "stories"."""
+    folder.mkdir(parents=True, exist_ok=True)
+    given, out = folder / "requests.jsonl", folder / "scores.jsonl"
+    asked = [(context, [*harness.greedy_texts(context), " the end", " a dog."]) for context in STORIES]
+    lines = [json.dumps({"id": i, "context": c, "options": o, "label": 0}) + "\n" for i, (c, o) in enumerate(asked)]
+    given.write_text("".join(lines), encoding="utf-8")
+    flanrt(args, model, "--requests", given, "--boundary", "lm-eval", "--out", out)
+    rows = []
+    for (context, options), line in zip(asked, out.read_text(encoding="utf-8").splitlines(), strict=True):
+        row = json.loads(line)
+        rows.append(
+            {
+                "doc_id": row["id"],
+                "doc": {"gold": [0]},
+                "arguments": {f"gen_args_{i}": {"arg_0": context, "arg_1": o} for i, o in enumerate(options)},
+                "flanrt": {"scores": row["options"]},
+            }
+        )
+    c = compare(rows, {}, harness, None, args)
+    if not c.firsts:
+        c.differs("greedy", "not one option is the model's first choice")
+    return report(model.name, "stories", "-", c)
 
 
 def main() -> None:
@@ -351,7 +419,11 @@ def main() -> None:
                     flags = CASES[case]
                     window = int(flags[flags.index("--max-length") + 1]) if "--max-length" in flags else None
                     out = (args.keep or Path(temporary)) / f"{model.name}_{case}"
-                    flanrt(args.flanrt, model, flags, out, args)
+                    if case == "stories":
+                        good &= compare_stories(model, out, harness, args)
+                        continue
+                    tasks = ["--tasks", ",".join(args.tasks), "--data", args.assets / "data", "--preset", "lm-eval"]
+                    flanrt(args, model, *tasks, "--no-dev", "--limit", args.limit, "--out", out, *flags)
                     good &= compare_folder(model, case, out, harness, window, args)
     print(f"{'all agree' if good else 'DIFFERENCES'}  ({time.monotonic() - start:.0f} s)")
     sys.exit(0 if good else 1)

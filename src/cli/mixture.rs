@@ -181,6 +181,7 @@ pub(super) fn build(
             }
             builder.take((next..next + wanted).collect(), |i: u64| mixture.rendered(i, &writer))?;
             next += wanted;
+            builder.read(next);
             if builder.lengths(have).is_empty() && next > 64 * BLOCK {
                 return Err(Error::data("not one of many thousand prompts fits")
                     .fix("raise data.seq_len, or mixture.target_tokens"));

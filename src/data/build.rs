@@ -97,6 +97,13 @@ impl<'a, W: Write + Seek> Builder<'a, W> {
         self.report.sources.push(source);
     }
 
+    /// Says that the newest source has so many rows.
+    pub fn read(&mut self, rows: u64) {
+        if let Some(source) = self.report.sources.last_mut() {
+            source.read = rows;
+        }
+    }
+
     /// Lengths in tokens of the examples from number `from` on.
     pub fn lengths(&self, from: usize) -> &[u32] {
         &self.lengths[from..]

@@ -166,7 +166,9 @@ mod tests {
         assert_eq!(value("n|index_of(numbers)", with.clone()).unwrap(), "1");
         assert_eq!(value("list|suffix('!')|join(' ')", with.clone()).unwrap(), "x! y!");
         assert_eq!(value("list|numbered", with.clone()).unwrap(), "1. x\n2. y");
-        for wrong in ["'z'|index_of(list)", "one|numbered", "one|sub('(', '')", "missing|lower", "one|nothing"] {
+        for wrong in
+            ["'z'|index_of(list)", "one|numbered", "one|sub('(', '')", "missing|lower", "one|nothing"]
+        {
             assert!(value(wrong, with.clone()).is_err(), "{wrong}");
         }
     }

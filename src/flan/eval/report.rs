@@ -88,7 +88,8 @@ pub fn compare(here: &Report, there: &Report) -> Vec<Comparison> {
         let both: Vec<(f64, f64)> = mine.iter().filter_map(|(k, v)| Some((*v, *theirs.get(k)?))).collect();
         let (p, q): (Vec<f64>, Vec<f64>) = both.iter().copied().unzip();
         let paired = sign_flip(&p, &q, FLIPS, 0).map(|s| (s.mean, s.p));
-        let better = if a.headline.lower_is_better() { x < y } else { x > y };
+        // Means of equal values may differ in their last bits.
+        let better = if a.headline.lower_is_better() { x < y - 1e-9 } else { x > y + 1e-9 };
         out.push(Comparison { task: a.name.clone(), here: x, there: y, better, rows: both.len(), paired });
     }
     out
