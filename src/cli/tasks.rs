@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// Where datasets are defined.
 #[derive(Args, Clone, Default)]
 pub(super) struct TasksDir {
-    /// Dataset files of your own, DIR/<cluster>/<dataset>.toml, beside and over the built-in ones (docs/tasks.md)
+    /// Dataset files of your own, DIR/CLUSTER/DATASET.toml, beside and over the built-in ones (docs/tasks.md)
     #[arg(long, value_name = "DIR")]
     pub(super) tasks_dir: Option<PathBuf>,
 }
