@@ -1,24 +1,25 @@
 #!/usr/bin/env python3
-"""Compares `flanrt score --tasks --preset lm-eval` with EleutherAI's lm-evaluation-harness on the same rendered requests.
+"""Compares `flanrt score --tasks --preset lm-eval` with EleutherAI's lm-evaluation-harness on equal prompts.
 
     python scripts/compare_lm_eval.py                                     # all cases on both models of ../shared
     python scripts/compare_lm_eval.py --tasks rte,copa --limit 100 --cases zero-shot
     python scripts/compare_lm_eval.py --samples DIR --model MODEL_DIR     # a folder that `--out DIR` wrote before
 
-Every (context, option) of the samples files goes through the harness's own HFLM.loglikelihood (float32, CPU) with the ids
-of tokenizer.json. Compared are, for every template: log-probabilities, the same with EOS behind the option, numbers of
-tokens, greedy flags, the options chosen by acc, acc_norm and acc_bytes, what `resps` says, and acc, acc_norm and acc_bytes
-of the results file with their standard errors. Lengths are the harness's: of the option without the space in front.
+Every (context, option) of the samples files goes through the harness's own HFLM.loglikelihood (float32, CPU) with the
+ids of tokenizer.json. Compared are, for every template: log-probabilities, the same with EOS behind the option, numbers
+of tokens, greedy flags, the options chosen by acc, acc_norm and acc_bytes, what `resps` says, and acc, acc_norm and
+acc_bytes of the results file with their standard errors. Lengths are the harness's: of the option without the space in
+front.
 
-A log-probability over the tolerance counts if it is also over it when the harness computes in float64: its float32 alone
-is off by more than 1e-4 where options are hundreds of tokens long. All choices are compared with those of its float32.
+A log-probability over the tolerance counts if it is also over it when the harness computes in float64: its float32
+alone is off by more than 1e-4 where options are hundreds of tokens long. Choices are compared with its float32.
 
-Columns: rows; options; "refused", options at which the harness stops, without which a row has no choice (no token left to
-them, or more than the context takes); "cut", options too long for the context with an EOS behind them, which are cut
+Columns: rows; options; "refused", options at which the harness stops, without which a row has no choice (no token left
+to them, or more than the context takes); "cut", options too long for the context with an EOS behind them, which are cut
 on the left; "moved", options with a token that spans the border to the context; largest differences of the
-log-probability, of it with EOS, and of `resps`; "f64", how many were settled in float64; "greedy", differing flags of those
-that are true; differing numbers of tokens; differing choices. The case "stories" is `flanrt score --requests` with the
-model's own first choices among the options: datasets have hardly a greedy one.
+log-probability, of it with EOS, and of `resps`; "f64", how many were settled in float64; "greedy", differing flags of
+those that are true; differing numbers of tokens; differing choices. The case "stories" is `flanrt score --requests`
+with the model's own first choices among the options: datasets have hardly a greedy one.
 
 Exit code 0: all agree. 1: something differs, or flanrt failed. 2: bad arguments.
 
@@ -67,12 +68,15 @@ EXACT = 1e-9  # for shares of right answers and their standard errors
 SHOWN = 3  # differences of a kind that are spelled out
 
 
+def names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
 def arguments() -> argparse.Namespace:
     about, _, epilog = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
         description=about, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = lambda text: [name for name in text.split(",") if name]
     parser.add_argument("--flanrt", type=Path, default=ROOT / "target/release/flanrt", help="the binary")
     parser.add_argument("--assets", type=Path, default=ROOT / "../shared", help="folder with models/ and data/")
     parser.add_argument("--models", type=names, default=MODELS, help=f"folders of models/ (default {MODELS})")
@@ -85,7 +89,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--auto-tokenizer",
         action="store_true",
-        help="the tokenizer that transformers takes by itself; its classes may rebuild tokenizer.json and disagree with it",
+        help="the tokenizer that transformers takes by itself; some classes disagree with tokenizer.json",
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep flanrt's results here")
     parser.add_argument("--samples", type=Path, metavar="DIR", help="results of flanrt: runs nothing")
@@ -155,7 +159,8 @@ class Harness:
         from lm_eval.models.huggingface import HFLM
 
         if dtype not in self.lms:
-            own = None if self.args.auto_tokenizer else transformers.PreTrainedTokenizerFast.from_pretrained(self.folder)
+            exact = transformers.PreTrainedTokenizerFast
+            own = None if self.args.auto_tokenizer else exact.from_pretrained(self.folder)
             self.lms[dtype] = HFLM(
                 str(self.folder), tokenizer=own, device="cpu", dtype=dtype, batch_size=self.args.batch_size
             )
@@ -209,7 +214,7 @@ class Harness:
 
 
 def bare_options(options: list[str]) -> list[str]:
-    """The options without the harness's delimiter, the space between prompt and option: it is not part of their length."""
+    """The options without the harness's delimiter, the space in front, which is not part of their length."""
     return [o[1:] for o in options] if all(o.startswith(" ") for o in options) else options
 
 
@@ -321,9 +326,10 @@ HEAD = (
 
 def table_line(model: str, case: str, name: str, c: Counts) -> str:
     acc, norm, size = c.choices.values()
+    greedy = f"{c.greedy}/{c.firsts}"
     return (
         f"{model:<17} {case:<13} {name:<14} {c.rows:>5} {c.options:>7} {c.refused:>7} {c.cut:>4} {c.moved:>5} "
-        f"{c.logprob:>8.1e} {c.eos:>8.1e} {c.resps:>8.1e} {c.settled:>4} {f'{c.greedy}/{c.firsts}':>7} {c.tokens:>6} {acc:>4} "
+        f"{c.logprob:>8.1e} {c.eos:>8.1e} {c.resps:>8.1e} {c.settled:>4} {greedy:>7} {c.tokens:>6} {acc:>4} "
         f"{norm:>4} {size:>5}"
     )
 

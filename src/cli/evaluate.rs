@@ -189,7 +189,9 @@ struct Model<'a, 'd> {
 impl Answer for Model<'_, '_> {
     fn rank(&mut self, name: &str, requests: &Requests) -> Result<Vec<Row>> {
         // Named by all that decides the numbers: what an interrupted evaluation has finished is not done again.
-        let decided = format!("{} {} {:?}", requests.hash, self.scoring.model, self.scoring.settings);
+        let s = &self.scoring;
+        let rule = (s.boundary, s.window, s.eos, s.unrolled);
+        let decided = format!("{} {} {:?} {rule:?}", requests.hash, s.model, s.settings);
         let hash = blake3::hash(decided.as_bytes()).to_hex()[..24].to_owned();
         let file = self.work.join(format!("{}_{hash}.jsonl", name.replace(':', "_")));
         if !file.exists() {
@@ -294,8 +296,9 @@ pub(super) fn run(
     ] {
         settings.insert(key.into(), value);
     }
-    // Without an EOS there is none to score.
-    let eos = tokenizer.eos().is_some();
+    // Without an EOS there is none to score; nor does the harness score one, and where a prompt fills the window it would cost
+    // a token of it.
+    let eos = tokenizer.eos().is_some() && c.preset != "lm-eval";
     let rule = if eos { o.rule } else { Rule::Sum };
     let scoring = ScoreOptions { boundary, unconditional: None, eos, ..scoring };
     let bare = Bare(tokenizer);

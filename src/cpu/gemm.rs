@@ -52,6 +52,17 @@ impl Micro {
         }
     }
 
+    /// The tile that multiplies bf16 as it is, where the machine has one: an inner index is then a pair of values, the first in
+    /// the upper half of 32 bits. The instruction multiplies the upper halves, then the lower ones, each product exact and each
+    /// sum rounded: the chain of multiply-adds of the other tiles, and their bits, except that subnormal numbers count as zero.
+    pub(super) fn pairs() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if level() == Level::Avx512 && is_x86_feature_detected!("avx512bf16") {
+            return Some(Self { mr: 12, nr: 32, run: x86::tile_bf16 });
+        }
+        None
+    }
+
     /// `c += a . b` for `m` rows of `a` and `n` columns of `b` (in panels of `nr`), `k` deep. `c` has `ldc` columns and is
     /// padded to whole tiles; what lands in the padding is meaningless.
     pub(super) fn block(&self, m: usize, n: usize, k: usize, a: Left, b: &[f32], c: &mut [f32], ldc: usize) {
@@ -133,6 +144,41 @@ mod x86 {
                     let x = _mm512_set1_ps(*a.add(i * row));
                     acc[i][0] = _mm512_fmadd_ps(x, b0, acc[i][0]);
                     acc[i][1] = _mm512_fmadd_ps(x, b1, acc[i][1]);
+                }
+                a = a.wrapping_add(inner);
+                b = b.add(32);
+            }
+            for i in 0..12 {
+                for j in 0..2 {
+                    let p = c.add(i * ldc + j * 16);
+                    _mm512_storeu_ps(p, _mm512_add_ps(_mm512_loadu_ps(p), acc[i][j]));
+                }
+            }
+        }
+    }
+
+    /// 12 x 32 of bf16 pairs: 24 accumulators, two vectors of `b`, one broadcast pair of `a`.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) unsafe fn tile_bf16(
+        k: usize,
+        mut a: *const f32,
+        row: usize,
+        inner: usize,
+        mut b: *const f32,
+        c: *mut f32,
+        ldc: usize,
+    ) {
+        // SAFETY: as for `tile_avx512`, with pairs of bf16 in place of values; their bits are only moved.
+        unsafe {
+            let pairs = |x: __m512i| std::mem::transmute::<__m512i, __m512bh>(x);
+            let mut acc = [[_mm512_setzero_ps(); 2]; 12];
+            for _ in 0..k {
+                let b0 = pairs(_mm512_loadu_si512(b.cast()));
+                let b1 = pairs(_mm512_loadu_si512(b.add(16).cast()));
+                for i in 0..12 {
+                    let x = pairs(_mm512_set1_epi32(*a.add(i * row).cast::<i32>()));
+                    acc[i][0] = _mm512_dpbf16_ps(acc[i][0], x, b0);
+                    acc[i][1] = _mm512_dpbf16_ps(acc[i][1], x, b1);
                 }
                 a = a.wrapping_add(inner);
                 b = b.add(32);

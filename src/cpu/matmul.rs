@@ -1,10 +1,10 @@
 //! Matrix products: output tiles are tasks; each packs its operand blocks, accumulates in f32 and writes once.
 
-use super::gemm::{KC, LINES, Left, Micro, pack_cols, pack_rows};
-use super::rows::{load, shape, store, view, with_buffers};
+use super::gemm::{KC, LINES, Left, Micro, pack_across, pack_cols, pack_lines, pack_rows};
+use super::rows::{load, pairs_along, pairs_down, shape, store, view, with_buffers};
 use super::{Cpu, simd};
 use crate::ops::matmul::{Activation, Epilogue, Form, Matmul};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Largest output tile of a task: with its operand blocks it fits half a megabyte of L2.
 const TILE: (usize, usize) = (192, 128);
@@ -44,7 +44,9 @@ impl Matmul for Cpu {
         if m == 0 || n == 0 {
             return;
         }
-        let micro = Micro::get();
+        // Both operands in bf16: pairs of values as they are, half the packing and twice the products an instruction.
+        let pairs = if (a.dtype(), b.dtype()) == (DType::BF16, DType::BF16) { Micro::pairs() } else { None };
+        let (micro, paired) = (pairs.unwrap_or_else(Micro::get), pairs.is_some());
         let threads = if m * n * k < 1 << 15 { 1 } else { self.threads() };
         let (tm, tn) =
             if threads == 1 { (TILE.0.min(m), TILE.1.min(n)) } else { tile(m, n, &micro, threads) };
@@ -59,19 +61,32 @@ impl Matmul for Cpu {
                 for k0 in (0..k).step_by(KC) {
                     let kk = KC.min(k - k0);
                     // The left operand is read where it lies: it only becomes f32, in rows of `a`.
-                    let (count, row, inner) = if form == Form::TN { (kk, 1, pm) } else { (mi, kk, 1) };
+                    let depth = if paired { kk.div_ceil(2) } else { kk };
+                    let (count, row, inner) = if form == Form::TN { (depth, 1, pm) } else { (mi, depth, 1) };
+                    // Whether inner index `p` is a last value without a second one.
+                    let alone = |p: usize| 2 * p + 1 == kk;
                     for i in 0..count {
-                        match form {
-                            Form::TN => load(&mut pa[i * pm..][..mi], a, k0 + i, i0),
-                            _ => load(&mut pa[i * kk..][..kk], a, i0 + i, k0),
+                        match (form, paired) {
+                            (Form::TN, false) => load(&mut pa[i * pm..][..mi], a, k0 + i, i0),
+                            (Form::TN, true) => {
+                                pairs_down(&mut pa[i * pm..][..mi], a, k0 + 2 * i, i0, alone(i));
+                            }
+                            (_, false) => load(&mut pa[i * kk..][..kk], a, i0 + i, k0),
+                            (_, true) => pairs_along(&mut pa[i * depth..][..depth], a, i0 + i, k0, kk),
                         }
                     }
-                    match form {
-                        Form::NT => pack_rows(pb, micro.nr, b, (j0, nj), (k0, kk), lines),
-                        _ => pack_cols(pb, micro.nr, b, (j0, nj), (k0, kk), lines),
+                    match (form, paired) {
+                        (Form::NT, false) => pack_rows(pb, micro.nr, b, (j0, nj), (k0, kk), lines),
+                        (Form::NT, true) => pack_lines(pb, micro.nr, nj, depth, lines, |i, line| {
+                            pairs_along(line, b, j0 + i, k0, kk);
+                        }),
+                        (_, false) => pack_cols(pb, micro.nr, b, (j0, nj), (k0, kk), lines),
+                        (_, true) => pack_across(pb, micro.nr, nj, depth, lines, |p, line| {
+                            pairs_down(line, b, k0 + 2 * p, j0, alone(p));
+                        }),
                     }
                     let left = Left { data: pa, row, inner };
-                    micro.block(mi, nj, kk, left, pb, c, pn);
+                    micro.block(mi, nj, depth, left, pb, c, pn);
                 }
                 for r in 0..mi {
                     let out = &mut c[r * pn..][..nj];

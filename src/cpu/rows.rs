@@ -82,6 +82,47 @@ pub(super) fn load(out: &mut [f32], x: Tensor, r: usize, c: usize) {
     }
 }
 
+vectorized! {
+    fn zip_pairs(y: &mut [f32], first: &[u16], second: &[u16]) {
+        for ((y, a), b) in y.iter_mut().zip(first).zip(second) {
+            *y = f32::from_bits(u32::from(*a) << 16 | u32::from(*b));
+        }
+    }
+}
+
+vectorized! {
+    fn swap_pairs(y: &mut [f32], x: &[[u16; 2]]) {
+        for (y, [a, b]) in y.iter_mut().zip(x) {
+            *y = f32::from_bits(u32::from(*a) << 16 | u32::from(*b));
+        }
+    }
+}
+
+/// Pairs of neighbouring bf16 values of row `r` from column `c`, `len` values: the first of a pair in the upper half of 32
+/// bits. A last value alone is paired with zero.
+pub(super) fn pairs_along(out: &mut [f32], x: Tensor, r: usize, c: usize, len: usize) {
+    assert!(x.dtype() == DType::BF16 && out.len() == len.div_ceil(2));
+    // SAFETY: as in `load`.
+    let (whole, rest) = unsafe { slice::<u16>(x, r, c, len) }.as_chunks::<2>();
+    swap_pairs(out, whole);
+    if let ([last], Some(out)) = (rest, out.last_mut()) {
+        *out = f32::from_bits(u32::from(*last) << 16);
+    }
+}
+
+/// Pairs of one value of row `r` and the one below it (zero if `alone`), for `out.len()` columns from `c` on.
+pub(super) fn pairs_down(out: &mut [f32], x: Tensor, r: usize, c: usize, alone: bool) {
+    assert!(x.dtype() == DType::BF16);
+    // SAFETY: as in `load`.
+    unsafe {
+        let first = slice::<u16>(x, r, c, out.len());
+        match alone {
+            true => bf16_to_f32(out, first),
+            false => zip_pairs(out, first, slice::<u16>(x, r + 1, c, first.len())),
+        }
+    }
+}
+
 /// Row `r` from column `c` = `src`, rounded to the storage dtype.
 pub(super) fn store(x: Tensor, r: usize, c: usize, src: &[f32]) {
     let n = src.len();

@@ -17,8 +17,8 @@ pub enum Boundary {
     /// at most `window` tokens: the tokens after the prefix (BOS) are dropped first.
     #[default]
     Joint,
-    /// As lm-evaluation-harness: the context's trailing white space moves to the option, both are encoded together and
-    /// cut at the context's token count. Keeps the last `window + 1` tokens (the last is never an input), prefix or not.
+    /// As lm-evaluation-harness: the context's trailing white space moves to the option; the ids are the context's own, then those
+    /// of both together from the context's token count on. Keeps the last `window + 1` tokens (the last is never an input), prefix or not.
     /// An empty context is the prefix, or EOS where there is none.
     LmEval,
     /// Encode both alone and join the ids. Truncates as [`Boundary::Joint`] does.
@@ -96,7 +96,15 @@ pub fn place(
                     let same = common(&head_ids, &ids);
                     // Where merging leaves no token to the option, the harness stops; the joint border still answers.
                     let swallowed = ids.len() <= head_ids.len() && !option.is_empty();
-                    (ids, if swallowed { same } else { head_ids.len() }, same < head_ids.len())
+                    let moved = same < head_ids.len();
+                    match swallowed {
+                        true => (ids, same, moved),
+                        // The model reads the context's own ids, also where a token spans the border.
+                        false => {
+                            let rest = ids.get(head_ids.len()..).unwrap_or_default();
+                            ([&head_ids[..], rest].concat(), head_ids.len(), moved)
+                        }
+                    }
                 }
             };
             Ok(match rule {
@@ -181,7 +189,7 @@ mod tests {
             (Joint, true, "ab", "", with(1, "ab"), 3, ""),
             (Joint, false, "", "", vec![], 1, ""),
             (LmEval, true, "ab", "cd", with(1, "abcd"), 3, ""),
-            (LmEval, true, "ab ", "cd", [vec![1, 'a' as u32], vec![1000], ids("d")].concat(), 3, "m"),
+            (LmEval, true, "ab ", "cd", with(1, "abd"), 3, "m"), // "b c" is one token: the context keeps its own b
             (LmEval, true, "ax ", "d", [with(1, "ax"), vec![1001]].concat(), 3, ""), // the space moved to the option
             (LmEval, true, "ax\u{1f}", "d", with(1, "ax\u{1f}d"), 3, ""),
             (LmEval, true, "ab", " c", [vec![1], merged("a")].concat(), 2, "m"), // nothing left: the joint border
@@ -277,6 +285,8 @@ mod tests {
                             assert!(!got.targets().is_empty(), "{c:?} {o:?}");
                             continue;
                         }
+                        // The context's own ids, then what follows of both together.
+                        let whole = [e.encode(c.trim_end()).unwrap(), whole[cut..].to_vec()].concat();
                         let from = whole.len().saturating_sub(window + 1);
                         assert_eq!(got.inputs(), &whole[from..whole.len() - 1]);
                         let scored = (whole.len() - cut).min(got.inputs().len());

@@ -4,7 +4,7 @@
 //! time, and nothing in the files depends on when they were made: the same run writes the same bytes.
 
 use super::report::Report;
-use super::{Sample, TaskResult};
+use super::{Rule, Sample, TaskResult};
 use crate::disk::write_atomic;
 use crate::error::{Error, Kind, Result};
 use serde_json::{Map, Value, json};
@@ -45,7 +45,7 @@ fn sample_row(t: &TaskResult, s: &Sample, report: &Report) -> Value {
         arguments.insert(format!("gen_args_{i}"), json!({"arg_0": s.context, "arg_1": option}));
     }
     for o in &s.scores {
-        let value = o.with_eos.unwrap_or(o.logprob);
+        let value = o.with_eos.filter(|_| report.rule == Rule::SumEos).unwrap_or(o.logprob);
         resps.push(json!([value.to_string(), if o.greedy { "True" } else { "False" }]));
     }
     if let Some(said) = &s.prediction {

@@ -110,6 +110,9 @@ pub struct OptionScore {
     pub bytes: usize,
     /// Whether every token is the model's first choice.
     pub greedy: bool,
+    /// Whether the option is longer than the window, so that its first tokens are not scored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
 }
 
 /// A template's results on one part.
@@ -301,17 +304,23 @@ fn answered(name: &str, items: Vec<Item<'_>>, model: &mut dyn Answer) -> Result<
     for (n, i) in items.into_iter().enumerate() {
         let row = &i.found.row;
         let scores = match ranked.get(n) {
-            Some(ScoredRow::Choice { options, .. }) => options
-                .iter()
-                .map(|s| OptionScore {
-                    logprob: s.logprob,
-                    with_eos: s.with_eos,
-                    tokens: s.tokens,
-                    chars: s.chars,
-                    bytes: s.bytes,
-                    greedy: s.greedy,
-                })
-                .collect(),
+            Some(ScoredRow::Choice { options, .. }) => {
+                let texts = i.prompt.options.iter();
+                let scored = options.iter().zip(texts).map(|(s, text)| {
+                    // The space between a prompt and its continuation is no part of the option.
+                    let text = text.strip_prefix(' ').unwrap_or(text);
+                    OptionScore {
+                        logprob: s.logprob,
+                        with_eos: s.with_eos,
+                        tokens: s.tokens,
+                        chars: text.chars().count(),
+                        bytes: text.len(),
+                        greedy: s.greedy,
+                        cut: s.option_truncated,
+                    }
+                });
+                scored.collect()
+            }
             _ => Vec::new(),
         };
         samples.push(Sample {
