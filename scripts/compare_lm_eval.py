@@ -11,7 +11,8 @@ of tokens, greedy flags, the options chosen by acc, acc_norm and acc_bytes, what
 acc_bytes of the results file with their standard errors. Lengths are the harness's: of the option without the space in
 front.
 
-A log-probability over the tolerance counts if it is also over it when the harness computes in float64: its float32
+The tolerance is 1e-4, or 1e-7 of a sum where that is more: what float32 leaves of the thousand nats of an option of hundreds
+of tokens. A log-probability over the tolerance counts if it is also over it when the harness computes in float64: its float32
 alone is off by more than 1e-4 where options are hundreds of tokens long. Choices are compared with its float32.
 
 Columns: rows; options; "refused", options at which the harness stops, without which a row has no choice (no token left
@@ -295,7 +296,7 @@ def compare(
     exact = harness.score([pair for _, _, pair, _, _ in doubtful], window, "float64") if doubtful else []
     for (name, place, _, mine, t), e in zip(doubtful, exact, strict=True):
         its = e.with_eos if name == "eos" else e.logprob
-        if abs(mine - its) <= tolerance:
+        if abs(mine - its) <= max(tolerance, 1e-7 * abs(its)):
             c.settled += 1
         else:
             c.differs(name, f"{place}: {mine} here, {its} there{t.note()}")
