@@ -35,7 +35,7 @@ fn digests() -> Vec<String> {
         digest("adamw", dtype, &|s| optim::steps(s, kept, dtype, 1023));
         digest("adafactor", dtype, &|s| optim::factored_steps(s, kept, dtype, (31, 33), true));
         for form in matmul::FORMS {
-            let (size, then) = ((37, 45, 300), matmul::Then::InPlace);
+            let (size, then) = ((37, 45, 301), matmul::Then::InPlace);
             digest("matmul", dtype, &|s| matmul::case(s, Strided, (dtype, dtype), form, size, then));
         }
         let case = loss::Case { r: 5, d: 31, v: 1123, chunk: 3, spread: 3.0 };
