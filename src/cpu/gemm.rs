@@ -6,7 +6,7 @@
 
 use super::rows::load;
 use super::simd::{Level, level};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Inner indices of one packed block. Part of the definition of a product's bits: partial sums are added block by block.
 pub(super) const KC: usize = 256;
@@ -255,9 +255,9 @@ mod x86 {
 /// Room for the lines of a panel on their way into it.
 pub(super) const LINES: usize = MAX_NR * KC;
 
-/// `out[p * width + i] = lines[i * k + p]`: `width` lines of length `k` become a panel.
-fn transpose(out: &mut [f32], width: usize, lines: &[f32], k: usize) {
-    assert!(out.len() >= width * k && lines.len() >= width * k);
+/// `out[p * width + i] = lines[i * apart + p]`: `width` lines of length `k`, `apart` from one to the next, become a panel.
+fn transpose(out: &mut [f32], width: usize, lines: &[f32], apart: usize, k: usize) {
+    assert!(out.len() >= width * k && apart >= k && lines.len() >= (width - 1) * apart + k);
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if level() != Level::Base && width.is_multiple_of(8) {
@@ -269,8 +269,8 @@ fn transpose(out: &mut [f32], width: usize, lines: &[f32], k: usize) {
                     x86::transpose_8x8(
                         out.as_mut_ptr().add(p * width + i),
                         width,
-                        lines.as_ptr().add(i * k + p),
-                        k,
+                        lines.as_ptr().add(i * apart + p),
+                        apart,
                     );
                 }
             }
@@ -278,7 +278,7 @@ fn transpose(out: &mut [f32], width: usize, lines: &[f32], k: usize) {
     }
     for p in done..k {
         for i in 0..width {
-            out[p * width + i] = lines[i * k + p];
+            out[p * width + i] = lines[i * apart + p];
         }
     }
 }
@@ -297,7 +297,7 @@ pub(super) fn pack_lines(
         for (i, line) in lines[..width * k].chunks_exact_mut(k).enumerate() {
             if first + i < count { fill(first + i, line) } else { line.fill(0.0) }
         }
-        transpose(panel, width, lines, k);
+        transpose(panel, width, lines, k, k);
     }
 }
 
@@ -354,7 +354,18 @@ pub(super) fn pack_rows(
     (cols, k): (usize, usize),
     lines: &mut [f32],
 ) {
-    pack_lines(out, width, count, k, lines, |i, line| load(line, x, rows + i, cols));
+    let mut done = 0;
+    if x.dtype() == DType::F32 {
+        // f32 rows are transposed from where they lie.
+        done = count / width * width;
+        for (first, panel) in (0..done).step_by(width).zip(out.chunks_exact_mut(width * k)) {
+            // SAFETY: `width` rows of the operand, `k` values of each: as `load` reads them.
+            let lines = unsafe { block(x, (rows + first, cols), (width - 1) * x.stride() + k) };
+            transpose(panel, width, lines, x.stride(), k);
+        }
+    }
+    let rest = &mut out[done * k..];
+    pack_lines(rest, width, count - done, k, lines, |i, line| load(line, x, rows + done + i, cols));
 }
 
 /// `pack_across` of columns `cols..cols + count`, rows `rows..rows + k` of `x`.
@@ -366,7 +377,43 @@ pub(super) fn pack_cols(
     (rows, k): (usize, usize),
     lines: &mut [f32],
 ) {
-    pack_across(out, width, count, k, lines, |p, line| load(line, x, rows + p, cols));
+    if x.dtype() != DType::F32 {
+        return pack_across(out, width, count, k, lines, |p, line| load(line, x, rows + p, cols));
+    }
+    // SAFETY: rows of the operand, as `load` reads them.
+    let row = |p: usize| unsafe { block(x, (rows + p, cols), count) };
+    match width {
+        8 => across_in_place::<8>(out, k, row),
+        16 => across_in_place::<16>(out, k, row),
+        _ => across_in_place::<MAX_NR>(out, k, row),
+    }
+}
+
+/// [`across`] of f32 rows that are copied from where they lie.
+fn across_in_place<'a, const W: usize>(out: &mut [f32], k: usize, row: impl Fn(usize) -> &'a [f32]) {
+    for p in 0..k {
+        let (whole, rest) = row(p).as_chunks::<W>();
+        let slot = |j: usize| (j * k + p) * W..(j * k + p + 1) * W;
+        for (j, chunk) in whole.iter().enumerate() {
+            out[slot(j)].copy_from_slice(chunk);
+        }
+        if !rest.is_empty() {
+            let last = &mut out[slot(whole.len())];
+            last[..rest.len()].copy_from_slice(rest);
+            last[rest.len()..].fill(0.0);
+        }
+    }
+}
+
+/// `len` f32 of `x` in memory from row and column `at` on, over row ends.
+///
+/// # Safety
+/// They lie inside the tensor's memory, and nobody writes to them meanwhile.
+pub(super) unsafe fn block<'a>(x: Tensor, at: (usize, usize), len: usize) -> &'a [f32] {
+    debug_assert!(x.dtype() == DType::F32);
+    debug_assert!(at.0 * x.stride() + at.1 + len <= (x.rows() - 1) * x.stride() + x.cols());
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts((x.addr() as *const f32).add(at.0 * x.stride() + at.1), len) }
 }
 
 #[cfg(test)]

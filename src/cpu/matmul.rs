@@ -1,6 +1,6 @@
 //! Matrix products: output tiles are tasks; each packs its operand blocks, accumulates in f32 and writes once.
 
-use super::gemm::{KC, LINES, Left, Micro, pack_across, pack_cols, pack_lines, pack_rows};
+use super::gemm::{KC, LINES, Left, Micro, block, pack_across, pack_cols, pack_lines, pack_rows};
 use super::rows::{load, pairs_along, pairs_down, shape, store, view, with_buffers};
 use super::{Cpu, simd};
 use crate::ops::matmul::{Activation, Epilogue, Form, Matmul};
@@ -62,7 +62,16 @@ impl Matmul for Cpu {
                     let kk = KC.min(k - k0);
                     // The left operand is read where it lies: it only becomes f32, in rows of `a`.
                     let depth = if paired { kk.div_ceil(2) } else { kk };
-                    let (count, row, inner) = if form == Form::TN { (depth, 1, pm) } else { (mi, depth, 1) };
+                    // f32 rows in whole register tiles need not move; rows that share their sets of the cache do.
+                    let stay = form != Form::TN
+                        && a.dtype() == DType::F32
+                        && i0 + pm <= a.rows()
+                        && !(a.stride() * 4).is_multiple_of(4096);
+                    let (count, row, inner) = match form {
+                        Form::TN => (depth, 1, pm),
+                        _ if stay => (0, a.stride(), 1),
+                        _ => (mi, depth, 1),
+                    };
                     // Whether inner index `p` is a last value without a second one.
                     let alone = |p: usize| 2 * p + 1 == kk;
                     for i in 0..count {
@@ -85,7 +94,12 @@ impl Matmul for Cpu {
                             pairs_down(line, b, k0 + 2 * p, j0, alone(p));
                         }),
                     }
-                    let left = Left { data: pa, row, inner };
+                    let data: &[f32] = match stay {
+                        // SAFETY: `pm` rows of the operand, `kk` values of each; ops read what nobody writes meanwhile.
+                        true => unsafe { block(a, (i0, k0), (pm - 1) * a.stride() + kk) },
+                        false => pa,
+                    };
+                    let left = Left { data, row, inner };
                     micro.block(mi, nj, depth, left, pb, c, pn);
                 }
                 for r in 0..mi {

@@ -732,4 +732,27 @@ mod tests {
             assert!(Slice::parse(bad).is_none(), "{bad}");
         }
     }
+
+    /// Whatever stands in a dataset's file, it is read or it is an error with a place.
+    #[test]
+    fn no_file_makes_a_panic() {
+        let good = include_str!("../../tasks/nli/rte.toml");
+        let rng = crate::rng::Rng::new(1, 0);
+        for round in 0..300 {
+            let mut bytes = good.as_bytes().to_vec();
+            for k in 0..=round % 4 {
+                let at = rng.below(8 * round + 2 * k, bytes.len() as u64) as usize;
+                let what = rng.bits(8 * round + 2 * k + 1);
+                match what % 3 {
+                    0 => bytes[at] = (what >> 8) as u8,
+                    1 => bytes.truncate(at.max(1)),
+                    _ => drop(bytes.splice(at..at, *b"{{")),
+                }
+            }
+            let text = String::from_utf8_lossy(&bytes);
+            if let Err(e) = Dataset::parse("tasks/nli/x.toml", "nli", "x", &text) {
+                assert!(e.message.starts_with("tasks/nli/x.toml:"), "{e}");
+            }
+        }
+    }
 }

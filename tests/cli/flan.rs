@@ -303,3 +303,69 @@ fn mixtures_are_exported_and_drawn_as_asked() {
         assert!(options.is_empty() || options.contains(&row["target"]), "{row}");
     }
 }
+
+/// A hub on the loopback interface with one repository: RTE without a Parquet export, as JSON lines.
+#[cfg(feature = "hub")]
+fn hub(validation: String) -> String {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let first = lines.next().unwrap_or_default();
+            let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
+            let _ = lines.find(String::is_empty);
+            let base = "/api/datasets/aps/super_glue";
+            let body = match path.as_str() {
+                p if p == base => Some(json!({"sha": "abc", "tags": ["license:other"]}).to_string()),
+                p if p.starts_with(&format!("{base}/tree/abc/rte")) => {
+                    let file = |name: &str| json!({"type": "file", "path": format!("rte/{name}"), "size": 1});
+                    Some(json!([file("train.jsonl"), file("validation.jsonl")]).to_string())
+                }
+                "/datasets/aps/super_glue/resolve/abc/rte/train.jsonl"
+                | "/datasets/aps/super_glue/resolve/abc/rte/validation.jsonl" => Some(validation.clone()),
+                _ => None,
+            };
+            let mut out = stream;
+            let (status, body) = body.map_or(("404 Not Found", String::new()), |b| ("200 OK", b));
+            let head = format!(
+                "HTTP/1.1 {status}\r\nconnection: close\r\netag: \"1\"\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            );
+            let body = if first.starts_with("HEAD") { "" } else { &body };
+            let _ = out.write_all((head + body).as_bytes());
+        }
+    });
+    url
+}
+
+#[cfg(feature = "hub")]
+#[test]
+fn a_dataset_is_fetched_and_scored() {
+    let place = Place::new();
+    let row = |i: usize| {
+        json!({"premise": format!("Ann has {i} cats."), "hypothesis": "Ann has a cat.", "label": i % 2})
+            .to_string()
+    };
+    let url = hub((0..8).map(row).collect::<Vec<_>>().join("\n") + "\n");
+    let fetch = |args: &[&str], envs: &[(&str, &str)]| {
+        let mut command = place.command(&[&["data", "fetch"], args, &["--to", "data"]].concat());
+        command.env_remove("HF_TOKEN").env_remove("HF_HUB_OFFLINE").env("HF_HOME", place.path("home"));
+        command.env("HF_ENDPOINT", &url).env("NO_PROXY", "127.0.0.1").envs(envs.iter().copied());
+        super::support::Run::of(command)
+    };
+    let said = fetch(&["rte"], &[]).ok().out;
+    assert!(said.contains("rte") && said.contains("2 files"), "{said}");
+    assert!(place.path("data/rte/validation-00000-of-00001.jsonl").exists());
+    // What is there is not fetched again; what is not on the hub is said, and the rest is fetched.
+    assert!(fetch(&["rte"], &[]).ok().out.contains("0 B downloaded"));
+    let e = fetch(&["rte", "newsroom"], &[]).fails(3).err;
+    assert!(e.contains("newsroom: it is not on the hub"), "{e}");
+    let e = fetch(&["cb"], &[("HF_HUB_OFFLINE", "1")]).fails(2).err;
+    assert!(e.contains("HF_HUB_OFFLINE"), "{e}");
+    let args =
+        ["score", "--tasks", "rte", "--data", "data", "--model", "builtin", "--templates", "1", "--json"];
+    let report = place.run(&args).ok().json();
+    assert_eq!(report["tasks"][0]["rows"], 8);
+}
