@@ -187,8 +187,11 @@ fn fetch(c: &Fetch, global: &Global) -> Result<()> {
         }
         match result {
             Ok(fetched) => {
-                let bytes = crate::disk::human_bytes(fetched.downloaded);
-                lines.push(format!("{:<28} {} files, {bytes} downloaded", t.task.name, fetched.files.len()));
+                let bytes = match fetched.downloaded {
+                    0 => "there already".to_owned(),
+                    n => format!("{} downloaded", crate::disk::human_bytes(n)),
+                };
+                lines.push(format!("{:<28} {} files, {bytes}", t.task.name, fetched.files.len()));
             }
             // What one dataset lacks is no reason to leave out the others.
             Err(e) if e.kind == crate::error::Kind::Data => {

@@ -359,7 +359,7 @@ fn a_dataset_is_fetched_and_scored() {
     assert!(said.contains("rte") && said.contains("2 files"), "{said}");
     assert!(place.path("data/rte/validation-00000-of-00001.jsonl").exists());
     // What is there is not fetched again; what is not on the hub is said, and the rest is fetched.
-    assert!(fetch(&["rte"], &[]).ok().out.contains("0 B downloaded"));
+    assert!(fetch(&["rte"], &[]).ok().out.contains("2 files, there already"));
     let e = fetch(&["rte", "newsroom"], &[]).fails(3).err;
     assert!(e.contains("newsroom: it is not on the hub"), "{e}");
     let e = fetch(&["cb"], &[("HF_HUB_OFFLINE", "1")]).fails(2).err;
