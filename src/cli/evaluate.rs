@@ -317,9 +317,6 @@ pub(super) fn run(
         window: scoring.window,
         unrolled: scoring.unrolled,
     };
-    let scoring_of = scoring.clone();
-    let mut model =
-        Model { engine, tokenizer, encode, scoring: scoring_of, generating, work: &work, global, stop };
     let mut report = Report {
         model: source.name(),
         model_hash: scoring.model.clone(),
@@ -328,6 +325,7 @@ pub(super) fn run(
         tasks: Vec::new(),
         missing: Vec::new(),
     };
+    let mut model = Model { engine, tokenizer, encode, scoring, generating, work: &work, global, stop };
     let options = EvalOptions { rule, ..o.clone() };
     let chosen = p.catalog.select(&c.tasks)?;
     for task in &chosen {

@@ -3,17 +3,16 @@
 use super::Global;
 use super::device::Machine;
 use super::finetune::{say, stop_flag};
+use super::prepare::{check_length, open_model};
 use super::score::{check_out, dtype};
 use crate::disk;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::progress::Progress;
 use crate::score::requests::Id;
 use crate::score::{
     Engine, GenerateOptions, Hooks, Output, Prompt, Stopped, encode_prompt, generate, read_prompts,
 };
 use crate::tensor::DType;
-use crate::text::Tokenizer;
-use crate::weights::Source;
 use clap::Args;
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -75,12 +74,7 @@ fn row(id: &Id, output: &Output) -> Value {
 }
 
 pub(super) fn run(c: Generate, global: &Global) -> Result<()> {
-    let name = c.model.as_deref().or(c.model_flag.as_deref());
-    let name = name.ok_or_else(|| Error::usage("no model").fix("give a model folder, or `builtin`"))?;
-    let source = Source::find(name)?;
-    let config = source.config()?;
-    let tokenizer = Tokenizer::load(&source)?;
-    super::prepare::check_ids(&tokenizer, &config)?;
+    let (source, config, tokenizer) = open_model(c.model.as_deref(), c.model_flag.as_deref())?;
     let prompts = match (&c.prompts, &c.prompt) {
         (Some(path), _) => read_prompts(path)?,
         (None, prompt) => vec![Prompt { id: Id::Int(1), prompt: prompt.clone().unwrap_or_default() }],
@@ -90,12 +84,7 @@ pub(super) fn run(c: Generate, global: &Global) -> Result<()> {
     }
     let stop = stop_flag()?;
     let device = Machine::open(global.device.as_deref().unwrap_or("auto"), global.threads.unwrap_or(0))?;
-    if let Some(n) = c.max_length.filter(|&n| n > config.context) {
-        return Err(Error::usage(format!(
-            "--max-length {n} is longer than the model's context of {}",
-            config.context
-        )));
-    }
+    check_length(c.max_length, &config)?;
     let ids = prompts
         .par_iter()
         .map(|p| encode_prompt(&tokenizer, &p.prompt).map_err(|e| e.at(format!("prompt {}", p.id))))

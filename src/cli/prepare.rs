@@ -387,6 +387,28 @@ fn generation(source: &Source) -> Result<Option<Value>> {
     parsed.map(Some).map_err(|e| Error::model(format!("{}/generation_config.json: {e}", source.place())))
 }
 
+/// The model that a command only reads, named as an argument or by --model: its source, configuration and tokenizer.
+pub(super) fn open_model(given: Option<&str>, flag: Option<&str>) -> Result<(Source, Config, Tokenizer)> {
+    let name = given.or(flag);
+    let name = name.ok_or_else(|| Error::usage("no model").fix("give a model folder, or `builtin`"))?;
+    let source = Source::find(name)?;
+    let config = source.config()?;
+    let tokenizer = Tokenizer::load(&source)?;
+    check_ids(&tokenizer, &config)?;
+    Ok((source, config, tokenizer))
+}
+
+/// Refuses a --max-length that the model cannot read.
+pub(super) fn check_length(asked: Option<usize>, config: &Config) -> Result<()> {
+    match asked.filter(|&n| n > config.context) {
+        Some(n) => Err(Error::usage(format!(
+            "--max-length {n} is longer than the model's context of {}",
+            config.context
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Refuses a tokenizer with ids that the model does not have.
 pub(super) fn check_ids(tokenizer: &Tokenizer, config: &Config) -> Result<()> {
     if tokenizer.vocab_size() > config.vocab {

@@ -4,14 +4,14 @@ use super::Global;
 use super::device::Machine;
 use super::evaluate::{self, Evaluate};
 use super::finetune::{say, stop_flag};
+use super::prepare::{check_length, open_model};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::score::{
     Boundary, Engine, Hooks, Requests, ScoreOptions, TextOptions, run as score_requests, score_text, text,
 };
 use crate::tensor::DType;
-use crate::text::Tokenizer;
-use crate::weights::{Checkpoint, Source};
+use crate::weights::Checkpoint;
 use clap::Args;
 use std::collections::BTreeMap;
 use std::io::BufRead;
@@ -111,12 +111,7 @@ pub(super) fn check_out(out: &Path, from: &Path, keys: &[&str]) -> Result<()> {
 }
 
 pub(super) fn run(c: Score, global: &Global) -> Result<()> {
-    let name = c.model.as_deref().or(c.model_flag.as_deref());
-    let name = name.ok_or_else(|| Error::usage("no model").fix("give a model folder, or `builtin`"))?;
-    let source = Source::find(name)?;
-    let config = source.config()?;
-    let tokenizer = Tokenizer::load(&source)?;
-    super::prepare::check_ids(&tokenizer, &config)?;
+    let (source, config, tokenizer) = open_model(c.model.as_deref(), c.model_flag.as_deref())?;
     let requests = c.requests.as_deref().map(Requests::read).transpose()?;
     let text = c.text.as_deref().map(text::read_text).transpose()?;
     let tasks = match c.evaluate.tasks.is_empty() {
@@ -125,12 +120,7 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
     };
     let stop = stop_flag()?;
     let device = Machine::open(global.device.as_deref().unwrap_or("auto"), global.threads.unwrap_or(0))?;
-    if let Some(n) = c.max_length.filter(|&n| n > config.context) {
-        return Err(Error::usage(format!(
-            "--max-length {n} is longer than the model's context of {}",
-            config.context
-        )));
-    }
+    check_length(c.max_length, &config)?;
     if let (Some(out), Some(from)) = (&c.out, &c.requests) {
         check_out(out, from, &["options", "logprob"])?;
     }

@@ -124,7 +124,9 @@ fn list(catalog: &Catalog, tasks: &[TaskRef<'_>]) -> String {
     let (mut datasets, mut templates, mut clusters) = (0, 0, 0);
     for cluster in &catalog.clusters {
         let mine: Vec<&TaskRef> = tasks.iter().filter(|t| t.dataset.cluster == cluster.name).collect();
-        let Some(first) = mine.first() else { continue };
+        if mine.is_empty() {
+            continue;
+        }
         clusters += 1;
         let mut names: Vec<&str> = mine.iter().map(|t| t.dataset.name.as_str()).collect();
         names.dedup();
@@ -157,7 +159,6 @@ fn list(catalog: &Catalog, tasks: &[TaskRef<'_>]) -> String {
             );
             last = &d.name;
         }
-        let _ = first;
         out.push('\n');
     }
     let _ = writeln!(

@@ -94,19 +94,20 @@ impl Dataset {
 
     /// The prompt of `row` by `template`.
     pub fn prompt(&self, row: &Row, template: &Template) -> Result<Prompt> {
-        let context = self.context(row, true);
-        let options = if template.inverse { Vec::new() } else { row.options.clone() };
-        let target = self.target(template, &context, row)?;
-        Ok(Prompt { prompt: render(&template.prompt, &context)?, target, options, cut: false })
+        self.instructed(row, template, true)
     }
 
     /// The same without the OPTIONS block.
     pub fn prompt_without_options(&self, row: &Row, template: &Template) -> Result<Prompt> {
-        let context = self.context(row, false);
+        let p = self.instructed(row, template, false)?;
+        Ok(Prompt { prompt: p.prompt.trim().to_owned(), ..p })
+    }
+
+    fn instructed(&self, row: &Row, template: &Template, block: bool) -> Result<Prompt> {
+        let context = self.context(row, block);
         let options = if template.inverse { Vec::new() } else { row.options.clone() };
         let target = self.target(template, &context, row)?;
-        let prompt = render(&template.prompt, &context)?.trim().to_owned();
-        Ok(Prompt { prompt, target, options, cut: false })
+        Ok(Prompt { prompt: render(&template.prompt, &context)?, target, options, cut: false })
     }
 
     /// The inputs of `row` alone, one below the other: those that the side of `template` shows.

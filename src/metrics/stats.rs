@@ -70,8 +70,8 @@ pub struct Bootstrap {
     pub high: f64,
 }
 
-/// The percentile at `share` of sorted values, at least one.
-fn percentile(sorted: &[f64], share: f64) -> f64 {
+/// The percentile at `share` of sorted values, at least one: between two values in proportion.
+pub fn percentile(sorted: &[f64], share: f64) -> f64 {
     let at = share * (sorted.len() - 1) as f64;
     let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
     low + (high - low) * at.fract()

@@ -4,7 +4,7 @@ use super::{Rule, TaskResult};
 use crate::error::{Error, Result};
 use crate::flan::catalog::Catalog;
 use crate::flan::metric::Metric;
-use crate::metrics::stats::{Mean, sign_flip};
+use crate::metrics::stats::{Mean, percentile, sign_flip};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -234,11 +234,7 @@ pub fn table(report: &Report, catalog: &Catalog, paper: bool, median: bool) -> R
 fn quartiles(values: &[f64]) -> (Option<f64>, Option<f64>) {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let at = |share: f64| -> Option<f64> {
-        let place = share * (sorted.len().checked_sub(1)?) as f64;
-        let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
-        Some(low + (high - low) * place.fract())
-    };
+    let at = |share: f64| (!sorted.is_empty()).then(|| percentile(&sorted, share));
     let spread = at(0.75).zip(at(0.25)).map(|(high, low)| high - low).filter(|_| sorted.len() > 1);
     (at(0.5), spread)
 }
