@@ -1,7 +1,7 @@
 //! `--device`: the one place where a backend is chosen.
 
 use super::finetune::say;
-use crate::cpu::{Cpu, THREAD_BUFFERS};
+use crate::cpu::{Cpu, SHARED_BUFFER, THREAD_BUFFERS};
 use crate::cuda::{self, Cuda, Found};
 use crate::error::{Error, Result};
 use crate::ops::Device;
@@ -73,7 +73,7 @@ impl Machine {
         let process = super::plan::process_bytes();
         match self.own_memory {
             true => process,
-            false => process + (THREAD_BUFFERS * self.threads) as u64 + arenas,
+            false => process + (SHARED_BUFFER + THREAD_BUFFERS * self.threads) as u64 + arenas,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! are aligned to path positions: the sums of a query run in the same order however its path is cut into segments.
 
 use super::Cpu;
-use super::gemm::{LINES, Left, MAX_MR, Micro, pack_across, pack_lines};
+use super::gemm::{LINES, Left, MAX_MR, Micro, Right, Sum, pack_across, pack_lines};
 use super::rows::{load, shape, slice_mut, store, with_buffers};
 use super::simd::{self, exp, reduce, vectorized};
 use crate::ops::attention::{Attention, Heads};
@@ -166,9 +166,18 @@ impl Shape {
         }
     }
 
-    /// `[rows, size]` as left operand of scores.
-    fn along<'a>(&self, rows: &'a [f32]) -> Left<'a> {
-        Left { data: rows, row: self.heads.size, inner: 1 }
+    /// `out [rows, keys_n] = x [rows, size] . keys`, keys packed across: scores, or gradients of probabilities.
+    fn products(&self, out: &mut [f32], x: &[f32], keys: &[f32], (rows, n): (usize, usize)) {
+        let size = self.heads.size;
+        let left = Left { data: x, row: size, inner: 1 };
+        let right = Right::packed(keys, self.micro.nr, size);
+        self.micro.block((rows, n, size), left, right, out, self.keys_n, Sum::New);
+    }
+
+    /// `out [m, size_n] += weights [m, k] . x [k, size]`, `x` packed down: weighted sums of values, keys or queries.
+    fn add_product(&self, out: &mut [f32], weights: Left, x: &[f32], (m, k): (usize, usize)) {
+        let right = Right::packed(x, self.micro.nr, k);
+        self.micro.block((m, self.heads.size, k), weights, right, out, self.size_n, Sum::More);
     }
 
     /// Packs keys as right operand `[size, keys]`: for scores and for the gradient of probabilities.
@@ -220,8 +229,7 @@ impl Shape {
                 path_rows(key_rows, segments, q.segment, first);
                 self.pack_keys_across(pk, keys, kv, key_rows, line);
                 self.pack_keys_down(pv, values, kv, key_rows, line);
-                s.fill(0.0);
-                self.micro.block(rows, n, size, self.along(pq), pk, s, self.keys_n);
+                self.products(s, pq, pk, (rows, n));
                 for i in 0..rows {
                     let row = &mut s[i * self.keys_n..][..KEYS];
                     let (from, to) = self.seen(q.position + i / self.group, first, n);
@@ -238,7 +246,7 @@ impl Shape {
                     }
                     total[i] += sum;
                 }
-                self.micro.block(rows, size, n, self.over_keys(s), pv, out, self.size_n);
+                self.add_product(out, self.over_keys(s), pv, (rows, n));
                 first += KEYS;
             }
             for i in 0..rows {
@@ -304,12 +312,10 @@ impl Shape {
                 self.pack_keys_across(pk, keys, kv, key_rows, line);
                 self.pack_keys_across(pv, values, kv, key_rows, line);
                 self.pack_keys_down(down, keys, kv, key_rows, line);
-                s.fill(0.0);
-                dp.fill(0.0);
-                self.micro.block(rows, n, size, self.along(pq), pk, s, self.keys_n);
-                self.micro.block(rows, n, size, self.along(pdo), pv, dp, self.keys_n);
+                self.products(s, pq, pk, (rows, n));
+                self.products(dp, pdo, pv, (rows, n));
                 self.scores(s, dp, stats, q, first, n);
-                self.micro.block(rows, size, n, self.over_keys(dp), down, out, self.size_n);
+                self.add_product(out, self.over_keys(dp), down, (rows, n));
                 first += KEYS;
             }
             for i in 0..rows {
@@ -360,17 +366,15 @@ impl Shape {
                 self.load_queries(pq, queries, kv, q);
                 self.load_queries(pdo, do_, kv, q);
                 self.load_stats(stats, q, kv, lse, delta);
-                s.fill(0.0);
-                dp.fill(0.0);
-                self.micro.block(rows, n, size, self.along(pq), pk, s, self.keys_n);
-                self.micro.block(rows, n, size, self.along(pdo), pv, dp, self.keys_n);
+                self.products(s, pq, pk, (rows, n));
+                self.products(dp, pdo, pv, (rows, n));
                 self.scores(s, dp, stats, q, position, n);
                 // dv += p^T do and dk += ds^T q: the tile's columns become rows.
                 for (weights, source, sum) in [(&*s, &*pdo, &mut *sum_v), (&*dp, &*pq, &mut *sum_k)] {
                     pack_across(side, self.micro.nr, size, rows, line, |i, line| {
                         line.copy_from_slice(&source[i * size..][..size]);
                     });
-                    self.micro.block(n, size, rows, self.over_queries(weights), side, sum, self.size_n);
+                    self.add_product(sum, self.over_queries(weights), side, (n, rows));
                 }
             }
             for i in 0..n {

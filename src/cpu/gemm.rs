@@ -1,10 +1,10 @@
 //! The register-tile kernel and the packing of its right operand, shared by matmul and attention.
 //!
-//! `c[mr, nr] += a . b`: `a` is read where it lies, by strides (one value is broadcast at a time); `b` is packed, `nr` values
-//! for each inner index. Every element of `c` is one chain of fused multiply-adds in ascending order of the inner index, so
-//! neither tile shapes nor layouts change a bit.
+//! `c[mr, nr] += a . b`: `a` is read where it lies, by strides (one value is broadcast at a time); `b` gives `nr` values in a
+//! row for each inner index. Every element of `c` is one chain of fused multiply-adds in ascending order of the inner index,
+//! so neither tile shapes nor layouts change a bit.
 
-use super::rows::load;
+use super::rows::{load, pairs_along, pairs_down};
 use super::simd::{Level, level};
 use crate::tensor::{DType, Tensor};
 
@@ -14,7 +14,7 @@ pub(super) const KC: usize = 256;
 /// Rows of the tallest register tile of any machine, for padding.
 pub(super) const MAX_MR: usize = 12;
 /// Columns of the widest, for buffers.
-const MAX_NR: usize = 32;
+pub(super) const MAX_NR: usize = 32;
 
 /// A left operand: element `(i, p)` is `data[i * row + p * inner]`.
 #[derive(Clone, Copy)]
@@ -27,8 +27,35 @@ pub(super) struct Left<'a> {
     pub(super) inner: usize,
 }
 
-/// `k`, the left operand with its row and inner strides, the panel of the right one, `c` with its row stride.
-type Tile = unsafe fn(usize, *const f32, usize, usize, *const f32, *mut f32, usize);
+/// A right operand in panels of `nr` columns: element `(p, j)` of panel `q` is `data[q * panel + p * inner + j]`.
+#[derive(Clone, Copy)]
+pub(super) struct Right<'a> {
+    pub(super) data: &'a [f32],
+    /// From one inner index to the next.
+    pub(super) inner: usize,
+    /// From one panel to the next.
+    pub(super) panel: usize,
+}
+
+impl<'a> Right<'a> {
+    /// Panels of `k` inner indices, `width` columns each, one behind the other.
+    pub(super) fn packed(data: &'a [f32], width: usize, k: usize) -> Self {
+        Self { data, inner: width, panel: k * width }
+    }
+}
+
+/// What becomes of a tile of `c`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sum {
+    /// It is set.
+    New,
+    /// It is added to.
+    More,
+}
+
+/// `k`, the left operand with its row and inner strides, a panel of the right one with its inner stride, `c` with its row
+/// stride, and whether `c` is added to.
+type Tile = unsafe fn(usize, *const f32, usize, usize, *const f32, usize, *mut f32, usize, bool);
 
 /// The register tile of this machine.
 #[derive(Clone, Copy)]
@@ -63,32 +90,82 @@ impl Micro {
         None
     }
 
-    /// `c += a . b` for `m` rows of `a` and `n` columns of `b` (in panels of `nr`), `k` deep. `c` has `ldc` columns and is
-    /// padded to whole tiles; what lands in the padding is meaningless.
-    pub(super) fn block(&self, m: usize, n: usize, k: usize, a: Left, b: &[f32], c: &mut [f32], ldc: usize) {
+    /// `c = a . b` or `c += a . b` for `m` rows of `a` and `n` columns of `b`, `k` deep. `c` has `ldc` columns and is padded
+    /// to whole tiles; what lands in the padding is meaningless.
+    pub(super) fn block(
+        &self,
+        (m, n, k): (usize, usize, usize),
+        a: Left,
+        b: Right,
+        c: &mut [f32],
+        ldc: usize,
+        sum: Sum,
+    ) {
+        let places = Places { down: self.mr * ldc, right: self.nr, ldc, by_rows: false };
+        self.tiles((m, n, k), k, a, b, c, places, sum, |_, _| {}, |_, _, _| {});
+    }
+
+    /// As [`block`](Self::block) in blocks of `kc` inner indices, whose sums are added up, and with the tiles of `c` where
+    /// `places` says. `before` is told of a tile that comes, `then` has it as soon as it is there.
+    #[inline]
+    pub(super) fn tiles(
+        &self,
+        (m, n, k): (usize, usize, usize),
+        kc: usize,
+        a: Left,
+        b: Right,
+        c: &mut [f32],
+        places: Places,
+        sum: Sum,
+        before: impl Fn(usize, usize),
+        mut then: impl FnMut(usize, usize, &mut [f32]),
+    ) {
         let (mt, nt) = (m.div_ceil(self.mr), n.div_ceil(self.nr));
         if mt == 0 || nt == 0 || k == 0 {
             return;
         }
-        assert!(a.data.len() > (mt * self.mr - 1) * a.row + (k - 1) * a.inner && b.len() >= nt * self.nr * k);
-        assert!(ldc >= nt * self.nr && c.len() >= (mt * self.mr - 1) * ldc + nt * self.nr);
-        for j in 0..nt {
-            for i in 0..mt {
-                // SAFETY: operands and tile lie inside the slices by the assertions; the level was detected.
-                unsafe {
-                    (self.run)(
-                        k,
-                        a.data.as_ptr().add(i * self.mr * a.row),
-                        a.row,
-                        a.inner,
-                        b.as_ptr().add(j * self.nr * k),
-                        c.as_mut_ptr().add(i * self.mr * ldc + j * self.nr),
-                        ldc,
-                    );
+        let Places { down, right, ldc, by_rows } = places;
+        let size = (self.mr - 1) * ldc + self.nr;
+        assert!(a.data.len() > (mt * self.mr - 1) * a.row + (k - 1) * a.inner);
+        assert!(b.data.len() >= (nt - 1) * b.panel + (k - 1) * b.inner + self.nr);
+        assert!(ldc >= self.nr && c.len() >= (mt - 1) * down + (nt - 1) * right + size);
+        let (outer, inner) = if by_rows { (mt, nt) } else { (nt, mt) };
+        for o in 0..outer {
+            for q in 0..inner {
+                let (i, j) = if by_rows { (o, q) } else { (q, o) };
+                before(i, j);
+                let c = &mut c[i * down + j * right..][..size];
+                for k0 in (0..k).step_by(kc) {
+                    // SAFETY: operands and tile lie inside the slices by the assertions; the level was detected.
+                    unsafe {
+                        (self.run)(
+                            kc.min(k - k0),
+                            a.data.as_ptr().add(i * self.mr * a.row + k0 * a.inner),
+                            a.row,
+                            a.inner,
+                            b.data.as_ptr().add(j * b.panel + k0 * b.inner),
+                            b.inner,
+                            c.as_mut_ptr(),
+                            ldc,
+                            k0 > 0 || sum == Sum::More,
+                        );
+                    }
                 }
+                then(i, j, c);
             }
         }
     }
+}
+
+/// Where the tiles of a product lie, and in which order they are computed.
+#[derive(Clone, Copy)]
+pub(super) struct Places {
+    /// From a tile to the one below it, to the one beside it, and from a row of a tile to the next.
+    pub(super) down: usize,
+    pub(super) right: usize,
+    pub(super) ldc: usize,
+    /// Rows of tiles after rows of tiles, instead of columns after columns.
+    pub(super) by_rows: bool,
 }
 
 /// The portable tile, 4 x 8.
@@ -98,15 +175,17 @@ unsafe fn tile_plain(
     row: usize,
     inner: usize,
     b: *const f32,
+    ldb: usize,
     c: *mut f32,
     ldc: usize,
+    more: bool,
 ) {
     let mut acc = [[0f32; 8]; 4];
     for p in 0..k {
         for i in 0..4 {
             for j in 0..8 {
-                // SAFETY: `a` holds 4 x k values by its strides and `b` 8 k.
-                let (x, y) = unsafe { (*a.add(i * row + p * inner), *b.add(p * 8 + j)) };
+                // SAFETY: `a` holds 4 x k values by its strides and `b` k x 8.
+                let (x, y) = unsafe { (*a.add(i * row + p * inner), *b.add(p * ldb + j)) };
                 acc[i][j] = x.mul_add(y, acc[i][j]);
             }
         }
@@ -114,7 +193,7 @@ unsafe fn tile_plain(
     for i in 0..4 {
         for j in 0..8 {
             // SAFETY: the caller's tile of `c`.
-            unsafe { *c.add(i * ldc + j) += acc[i][j] };
+            unsafe { *c.add(i * ldc + j) = if more { *c.add(i * ldc + j) } else { 0.0 } + acc[i][j] };
         }
     }
 }
@@ -131,10 +210,12 @@ mod x86 {
         row: usize,
         inner: usize,
         mut b: *const f32,
+        ldb: usize,
         c: *mut f32,
         ldc: usize,
+        more: bool,
     ) {
-        // SAFETY: the caller gives 12 x k values by strides, 32 k packed ones and a 12 x 32 tile of `c`.
+        // SAFETY: the caller gives 12 x k values, k x 32 values by strides, and a 12 x 32 tile of `c`.
         unsafe {
             let mut acc = [[_mm512_setzero_ps(); 2]; 12];
             for _ in 0..k {
@@ -146,12 +227,13 @@ mod x86 {
                     acc[i][1] = _mm512_fmadd_ps(x, b1, acc[i][1]);
                 }
                 a = a.wrapping_add(inner);
-                b = b.add(32);
+                b = b.wrapping_add(ldb);
             }
             for i in 0..12 {
                 for j in 0..2 {
                     let p = c.add(i * ldc + j * 16);
-                    _mm512_storeu_ps(p, _mm512_add_ps(_mm512_loadu_ps(p), acc[i][j]));
+                    let old = if more { _mm512_loadu_ps(p) } else { _mm512_setzero_ps() };
+                    _mm512_storeu_ps(p, _mm512_add_ps(old, acc[i][j]));
                 }
             }
         }
@@ -165,8 +247,10 @@ mod x86 {
         row: usize,
         inner: usize,
         mut b: *const f32,
+        ldb: usize,
         c: *mut f32,
         ldc: usize,
+        more: bool,
     ) {
         // SAFETY: as for `tile_avx512`, with pairs of bf16 in place of values; their bits are only moved.
         unsafe {
@@ -181,12 +265,13 @@ mod x86 {
                     acc[i][1] = _mm512_dpbf16_ps(acc[i][1], x, b1);
                 }
                 a = a.wrapping_add(inner);
-                b = b.add(32);
+                b = b.wrapping_add(ldb);
             }
             for i in 0..12 {
                 for j in 0..2 {
                     let p = c.add(i * ldc + j * 16);
-                    _mm512_storeu_ps(p, _mm512_add_ps(_mm512_loadu_ps(p), acc[i][j]));
+                    let old = if more { _mm512_loadu_ps(p) } else { _mm512_setzero_ps() };
+                    _mm512_storeu_ps(p, _mm512_add_ps(old, acc[i][j]));
                 }
             }
         }
@@ -200,10 +285,12 @@ mod x86 {
         row: usize,
         inner: usize,
         mut b: *const f32,
+        ldb: usize,
         c: *mut f32,
         ldc: usize,
+        more: bool,
     ) {
-        // SAFETY: the caller gives 6 x k values by strides, 16 k packed ones and a 6 x 16 tile of `c`.
+        // SAFETY: the caller gives 6 x k and k x 16 values by strides, and a 6 x 16 tile of `c`.
         unsafe {
             let mut acc = [[_mm256_setzero_ps(); 2]; 6];
             for _ in 0..k {
@@ -215,33 +302,50 @@ mod x86 {
                     acc[i][1] = _mm256_fmadd_ps(x, b1, acc[i][1]);
                 }
                 a = a.wrapping_add(inner);
-                b = b.add(16);
+                b = b.wrapping_add(ldb);
             }
             for i in 0..6 {
                 for j in 0..2 {
                     let p = c.add(i * ldc + j * 8);
-                    _mm256_storeu_ps(p, _mm256_add_ps(_mm256_loadu_ps(p), acc[i][j]));
+                    let old = if more { _mm256_loadu_ps(p) } else { _mm256_setzero_ps() };
+                    _mm256_storeu_ps(p, _mm256_add_ps(old, acc[i][j]));
                 }
             }
         }
     }
 
-    /// `out[p * width + i] = lines[i * k + p]` for the eight lines from `i` on and the eight inner indices from `p` on.
+    /// `out[p * width + i] = lines[i * k + p]` for the eight lines from `i` on and the eight inner indices from `p` on; with
+    /// `SWAP` the halves of every value change places.
     #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn transpose_8x8(out: *mut f32, width: usize, lines: *const f32, k: usize) {
+    pub(super) unsafe fn transpose_8x8<const SWAP: bool>(
+        out: *mut f32,
+        width: usize,
+        lines: *const f32,
+        k: usize,
+    ) {
         // SAFETY: the caller gives eight lines of eight values and eight places of eight.
         unsafe {
-            let x: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(lines.add(i * k)));
-            let pairs: [__m256; 8] = std::array::from_fn(|i| {
-                let (a, b) = (x[i / 2 * 2], x[i / 2 * 2 + 1]);
-                if i % 2 == 0 { _mm256_unpacklo_ps(a, b) } else { _mm256_unpackhi_ps(a, b) }
-            });
+            // Loops, not closures: a closure is not compiled for AVX2 together with this function.
+            let mut x = [_mm256_setzero_ps(); 8];
+            for i in 0..8 {
+                let line = _mm256_loadu_si256(lines.add(i * k).cast());
+                let swapped = _mm256_or_si256(_mm256_slli_epi32::<16>(line), _mm256_srli_epi32::<16>(line));
+                x[i] = _mm256_castsi256_ps(if SWAP { swapped } else { line });
+            }
+            let mut pairs = x;
+            for i in 0..4 {
+                pairs[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+                pairs[2 * i + 1] = _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+            }
             // Of quads[h * 4 + q]: lines 4 h to 4 h + 3, inner indices q and q + 4 in the two halves.
-            let quads: [__m256; 8] = std::array::from_fn(|i| {
-                let (h, q) = (i / 4 * 4, i % 4);
-                let (a, b) = (pairs[h + q / 2], pairs[h + 2 + q / 2]);
-                if q % 2 == 0 { _mm256_shuffle_ps::<0x44>(a, b) } else { _mm256_shuffle_ps::<0xee>(a, b) }
-            });
+            let mut quads = x;
+            for h in [0, 4] {
+                for q in [0, 1] {
+                    let (a, b) = (pairs[h + q], pairs[h + 2 + q]);
+                    quads[h + 2 * q] = _mm256_shuffle_ps::<0x44>(a, b);
+                    quads[h + 2 * q + 1] = _mm256_shuffle_ps::<0xee>(a, b);
+                }
+            }
             for q in 0..4 {
                 let low = _mm256_permute2f128_ps::<0x20>(quads[q], quads[4 + q]);
                 let high = _mm256_permute2f128_ps::<0x31>(quads[q], quads[4 + q]);
@@ -255,8 +359,9 @@ mod x86 {
 /// Room for the lines of a panel on their way into it.
 pub(super) const LINES: usize = MAX_NR * KC;
 
-/// `out[p * width + i] = lines[i * apart + p]`: `width` lines of length `k`, `apart` from one to the next, become a panel.
-fn transpose(out: &mut [f32], width: usize, lines: &[f32], apart: usize, k: usize) {
+/// `out[p * width + i] = lines[i * apart + p]`: `width` lines of length `k`, `apart` from one to the next, become a panel;
+/// with `SWAP` the halves of every value change places.
+fn transpose<const SWAP: bool>(out: &mut [f32], width: usize, lines: &[f32], apart: usize, k: usize) {
     assert!(out.len() >= width * k && apart >= k && lines.len() >= (width - 1) * apart + k);
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
@@ -266,7 +371,7 @@ fn transpose(out: &mut [f32], width: usize, lines: &[f32], apart: usize, k: usiz
             for i in (0..width).step_by(8) {
                 // SAFETY: inside both by the assertion; the level says that there is AVX2.
                 unsafe {
-                    x86::transpose_8x8(
+                    x86::transpose_8x8::<SWAP>(
                         out.as_mut_ptr().add(p * width + i),
                         width,
                         lines.as_ptr().add(i * apart + p),
@@ -278,7 +383,8 @@ fn transpose(out: &mut [f32], width: usize, lines: &[f32], apart: usize, k: usiz
     }
     for p in done..k {
         for i in 0..width {
-            out[p * width + i] = lines[i * apart + p];
+            let x = lines[i * apart + p];
+            out[p * width + i] = if SWAP { f32::from_bits(x.to_bits().rotate_left(16)) } else { x };
         }
     }
 }
@@ -297,7 +403,7 @@ pub(super) fn pack_lines(
         for (i, line) in lines[..width * k].chunks_exact_mut(k).enumerate() {
             if first + i < count { fill(first + i, line) } else { line.fill(0.0) }
         }
-        transpose(panel, width, lines, k, k);
+        transpose::<false>(panel, width, lines, k, k);
     }
 }
 
@@ -345,38 +451,64 @@ fn across<const W: usize>(
     }
 }
 
-/// `pack_lines` of rows `rows..rows + count`, columns `cols..cols + k` of `x`.
+/// Packs rows `rows..rows + count`, columns `cols..cols + k` of `x` as [`pack_lines`] does; with `paired` the inner index
+/// counts pairs of bf16 values.
 pub(super) fn pack_rows(
     out: &mut [f32],
     width: usize,
     x: Tensor,
+    paired: bool,
     (rows, count): (usize, usize),
     (cols, k): (usize, usize),
     lines: &mut [f32],
 ) {
+    // Values of a unit of 32 bits: such units are transposed from where they lie.
+    let unit = 4 / x.dtype().size();
+    let even = [x.stride(), k, x.addr() / 2].iter().all(|n| n.is_multiple_of(2));
+    let in_place = if paired { even } else { unit == 1 };
+    let depth = if paired { k.div_ceil(2) } else { k };
     let mut done = 0;
-    if x.dtype() == DType::F32 {
-        // f32 rows are transposed from where they lie.
+    if in_place {
+        let apart = x.stride() / unit;
         done = count / width * width;
-        for (first, panel) in (0..done).step_by(width).zip(out.chunks_exact_mut(width * k)) {
+        for (first, panel) in (0..done).step_by(width).zip(out.chunks_exact_mut(width * depth)) {
             // SAFETY: `width` rows of the operand, `k` values of each: as `load` reads them.
-            let lines = unsafe { block(x, (rows + first, cols), (width - 1) * x.stride() + k) };
-            transpose(panel, width, lines, x.stride(), k);
+            let lines = unsafe { block(x, (rows + first, cols), (width - 1) * apart + depth) };
+            match paired {
+                true => transpose::<true>(panel, width, lines, apart, depth),
+                false => transpose::<false>(panel, width, lines, apart, depth),
+            }
         }
     }
-    let rest = &mut out[done * k..];
-    pack_lines(rest, width, count - done, k, lines, |i, line| load(line, x, rows + done + i, cols));
+    let rest = &mut out[done * depth..];
+    pack_lines(rest, width, count - done, depth, lines, |i, line| match paired {
+        true => pairs_along(line, x, rows + done + i, cols, k),
+        false => load(line, x, rows + done + i, cols),
+    });
 }
 
-/// `pack_across` of columns `cols..cols + count`, rows `rows..rows + k` of `x`.
+/// Packs columns `cols..cols + count`, rows `rows..rows + k` of `x` as [`pack_across`] does; with `paired` the inner index
+/// counts pairs of bf16 values.
 pub(super) fn pack_cols(
     out: &mut [f32],
     width: usize,
     x: Tensor,
+    paired: bool,
     (cols, count): (usize, usize),
     (rows, k): (usize, usize),
     lines: &mut [f32],
 ) {
+    if paired {
+        let depth = k.div_ceil(2);
+        for (j, panel) in (0..count).step_by(width).zip(out.chunks_exact_mut(width * depth)) {
+            let wide = width.min(count - j);
+            for (p, slot) in panel.chunks_exact_mut(width).enumerate() {
+                pairs_down(&mut slot[..wide], x, rows + 2 * p, cols + j, 2 * p + 1 == k);
+                slot[wide..].fill(0.0);
+            }
+        }
+        return;
+    }
     if x.dtype() != DType::F32 {
         return pack_across(out, width, count, k, lines, |p, line| load(line, x, rows + p, cols));
     }
@@ -405,15 +537,16 @@ fn across_in_place<'a, const W: usize>(out: &mut [f32], k: usize, row: impl Fn(u
     }
 }
 
-/// `len` f32 of `x` in memory from row and column `at` on, over row ends.
+/// `len` units of 32 bits of `x` in memory from row and column `at` on, over row ends: f32, or pairs of bf16 (the column
+/// even).
 ///
 /// # Safety
 /// They lie inside the tensor's memory, and nobody writes to them meanwhile.
 pub(super) unsafe fn block<'a>(x: Tensor, at: (usize, usize), len: usize) -> &'a [f32] {
-    debug_assert!(x.dtype() == DType::F32);
-    debug_assert!(at.0 * x.stride() + at.1 + len <= (x.rows() - 1) * x.stride() + x.cols());
-    // SAFETY: the caller's promise.
-    unsafe { std::slice::from_raw_parts((x.addr() as *const f32).add(at.0 * x.stride() + at.1), len) }
+    let (first, size) = (at.0 * x.stride() + at.1, x.dtype().size());
+    debug_assert!(first * size + 4 * len <= ((x.rows() - 1) * x.stride() + x.cols()) * size);
+    // SAFETY: the caller's promise. Tensors and even columns lie on four bytes.
+    unsafe { std::slice::from_raw_parts((x.addr() + first * size) as *const f32, len) }
 }
 
 #[cfg(test)]

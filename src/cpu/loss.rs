@@ -24,6 +24,24 @@ fn log_sum_exp(x: &[f32]) -> f64 {
     f64::from(top) + libm::log(sum_exp(x, top))
 }
 
+vectorized! {
+    /// Rounds to bf16, in the first half of `x`.
+    fn halve(x: &mut [f32]) {
+        const BLOCK: usize = 64;
+        let n = x.len();
+        for first in (0..n).step_by(BLOCK) {
+            let len = BLOCK.min(n - first);
+            let (mut block, mut halves) = ([0f32; BLOCK], [0u16; BLOCK]);
+            block[..len].copy_from_slice(&x[first..][..len]);
+            for (y, x) in halves.iter_mut().zip(&block) {
+                *y = simd::bf16(*x);
+            }
+            // Behind what is read: a row's values are halved from the first to the last.
+            bytemuck::cast_slice_mut::<_, u16>(x)[first..][..len].copy_from_slice(&halves[..len]);
+        }
+    }
+}
+
 /// `f(chunk, logits)` for the rows of `x` in chunks as large as `scratch` holds: `logits [chunk.len(), v]` dense.
 fn chunks(
     cpu: &Cpu,
@@ -66,10 +84,13 @@ impl Loss for Cpu {
         let (targets, scale) = (indices(targets), floats(scale)[0]);
         let losses = floats(loss).as_mut_ptr() as usize;
         chunks(self, x, w, scratch, |rows, logits| {
-            let dlogits = floats(logits).as_mut_ptr() as usize;
+            let place = floats(logits).as_mut_ptr() as usize;
+            // In bf16 every row's gradients take the first half of its logits.
+            let halved = w.dtype() == DType::BF16;
+            let dlogits = if halved { Tensor::new(place, DType::BF16, rows.len(), 2 * v).slice_cols(0..v) } else { logits };
             self.each(rows.len(), |i| {
                 // SAFETY: one task a row of the chunk and of the losses, both exclusively this op's.
-                let row = unsafe { std::slice::from_raw_parts_mut((dlogits as *mut f32).add(i * v), v) };
+                let row = unsafe { std::slice::from_raw_parts_mut((place as *mut f32).add(i * v), v) };
                 // SAFETY: as above.
                 let loss = unsafe { &mut *(losses as *mut f32).add(rows.start + i) };
                 if targets[rows.start + i] == NO_TARGET {
@@ -78,14 +99,17 @@ impl Loss for Cpu {
                     return;
                 }
                 let target = targets[rows.start + i] as usize;
-                *loss = (log_sum_exp(row) - f64::from(row[target])) as f32;
-                let top = simd::max(row);
-                let total = simd::exp_sum(row, 1.0, top);
+                let (top, logit) = (simd::max(row), f64::from(row[target]));
+                let total = simd::exp_sum(row, top);
+                *loss = (f64::from(top) + libm::log(total) - logit) as f32;
                 simd::scale(row, (f64::from(scale) / total) as f32);
                 row[target] -= scale;
+                if halved {
+                    halve(row);
+                }
             });
-            self.matmul(dw, logits, x.slice_rows(rows.clone()), Form::TN, Epilogue::add(None, Some(dw)));
-            self.matmul(dx.slice_rows(rows), logits, w, Form::NN, Epilogue::NONE); // last: dx may be x
+            self.matmul(dw, dlogits, x.slice_rows(rows.clone()), Form::TN, Epilogue::add(None, Some(dw)));
+            self.matmul(dx.slice_rows(rows), dlogits, w, Form::NN, Epilogue::NONE); // last: dx may be x
         });
     }
 

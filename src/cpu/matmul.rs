@@ -1,18 +1,31 @@
-//! Matrix products: output tiles are tasks; each packs its operand blocks, accumulates in f32 and writes once.
+//! Matrix products: output tiles are tasks; each accumulates in f32 and writes once, from the cache.
 
-use super::gemm::{KC, LINES, Left, Micro, block, pack_across, pack_cols, pack_lines, pack_rows};
+use super::gemm::{KC, LINES, Left, Micro, Places, Right, Sum, block, pack_cols, pack_rows};
 use super::rows::{load, pairs_along, pairs_down, shape, store, view, with_buffers};
+use super::simd::vectorized;
 use super::{Cpu, simd};
 use crate::ops::matmul::{Activation, Epilogue, Form, Matmul};
 use crate::tensor::{DType, Tensor};
+use std::sync::PoisonError;
 
-/// Largest output tile of a task: with its operand blocks it fits half a megabyte of L2.
-const TILE: (usize, usize) = (192, 128);
+/// Largest output tile of a task: with a block of each operand it fits three quarters of a megabyte of L2.
+const TILE: (usize, usize) = (192, 256);
 
-/// Output tile for `[m, n]`: halved until there is work for `threads`, never below a register tile. Bits do not depend on it.
-fn tile(m: usize, n: usize, micro: &Micro, threads: usize) -> (usize, usize) {
-    let (mut tm, mut tn) = (TILE.0.min(m), TILE.1.min(n));
-    while m.div_ceil(tm) * n.div_ceil(tn) < 4 * threads {
+/// Largest inner size of a product whose register tiles are finished one by one: beyond it whole rows of the left operand
+/// would not stay in L2, and sums are kept from block to block.
+const WHOLE: usize = 768;
+
+/// Most bytes of a right operand that is packed for all tasks at once: it stays in a last-level cache.
+pub(super) const PACKED: usize = 4 << 20;
+
+/// Output tile for `[m, n]`: even parts of at most [`TILE`], halved until there is work for `threads`, never below a
+/// register tile. Bits do not depend on it.
+fn tile((m, n, k): (usize, usize, usize), micro: &Micro, threads: usize) -> (usize, usize) {
+    // Without sums to keep, only the right operand counts.
+    let most = if k <= KC { 2 * TILE.1 } else { TILE.1 };
+    let even = |n: usize, most: usize, unit: usize| n.div_ceil(n.div_ceil(most)).next_multiple_of(unit);
+    let (mut tm, mut tn) = (even(m, TILE.0, micro.mr), even(n, most, micro.nr));
+    while threads > 1 && m.div_ceil(tm) * n.div_ceil(tn) < 4 * threads {
         if tn >= tm && tn >= 2 * micro.nr {
             tn = (tn / 2).next_multiple_of(micro.nr);
         } else if tm >= 2 * micro.mr {
@@ -24,9 +37,279 @@ fn tile(m: usize, n: usize, micro: &Micro, threads: usize) -> (usize, usize) {
     (tm, tn)
 }
 
+/// Rows of f32 or bf16 in memory: the address of the first element, and elements from one row to the next.
+#[derive(Clone, Copy)]
+enum Rows {
+    None,
+    F32(usize, usize),
+    Bf16(usize, usize),
+}
+
+impl Rows {
+    /// From row `r` and column `c` of `x` on; `None` for a dtype that has no fast way.
+    fn at(x: Tensor, r: usize, c: usize) -> Option<Self> {
+        let addr = x.addr() + (r * x.stride() + c) * x.dtype().size();
+        match x.dtype() {
+            DType::F32 => Some(Self::F32(addr, x.stride())),
+            DType::BF16 => Some(Self::Bf16(addr, x.stride())),
+            _ => None,
+        }
+    }
+}
+
+/// `T` at row `r`, `len` long.
+///
+/// # Safety
+/// The memory is there, of this type, and nobody else writes to it meanwhile.
+#[inline(always)]
+unsafe fn row<'a, T>(addr: usize, stride: usize, r: usize, len: usize) -> &'a mut [T] {
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts_mut((addr as *mut T).add(r * stride), len) }
+}
+
+vectorized! {
+    /// `y = c + plus` for `rows` rows of `cols` columns, rounded to the dtype of `y`. Both lie in the operands of a product
+    /// whose tile this is.
+    fn finish(c: &[f32], ldc: usize, rows: usize, cols: usize, y: Rows, plus: Rows) {
+        for r in 0..rows {
+            let mut line = [0f32; super::gemm::MAX_NR];
+            line[..cols].copy_from_slice(&c[r * ldc..][..cols]);
+            // SAFETY: rows of the output and of what is added to it, by the caller; a task's own.
+            unsafe {
+                match plus {
+                    Rows::None => {}
+                    Rows::F32(addr, stride) => {
+                        for (c, x) in line.iter_mut().zip(row::<f32>(addr, stride, r, cols)) {
+                            *c += *x;
+                        }
+                    }
+                    Rows::Bf16(addr, stride) => {
+                        for (c, x) in line.iter_mut().zip(row::<u16>(addr, stride, r, cols)) {
+                            *c += f32::from_bits(u32::from(*x) << 16);
+                        }
+                    }
+                }
+                match y {
+                    Rows::None => {}
+                    Rows::F32(addr, stride) => row::<f32>(addr, stride, r, cols).copy_from_slice(&line[..cols]),
+                    Rows::Bf16(addr, stride) => {
+                        for (y, c) in row::<u16>(addr, stride, r, cols).iter_mut().zip(&line) {
+                            *y = simd::bf16(*c);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The first elements of the tiles that cover `[m, n]`.
+fn tiles_of((m, n): (usize, usize), (mr, nr): (usize, usize)) -> impl Iterator<Item = (usize, usize)> {
+    (0..m).step_by(mr).flat_map(move |i| (0..n).step_by(nr).map(move |j| (i, j)))
+}
+
+/// A product with its operands, and how it is computed.
+struct Product {
+    y: Tensor,
+    a: Tensor,
+    b: Tensor,
+    form: Form,
+    epilogue: Epilogue,
+    micro: Micro,
+    /// Whether an inner index of the operands of `micro` is a pair of bf16 values.
+    paired: bool,
+    /// Inner size.
+    k: usize,
+}
+
+/// Where a task finds its right operand.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// Where it lies, in f32 rows.
+    Own,
+    /// Packed for all tasks: the panels of the columns from this one on, each with its whole inner size.
+    Shared(&'a [f32], usize),
+    /// The task packs it: nobody else needs these columns.
+    Task,
+}
+
+impl Product {
+    /// Inner indices of an operand for `k` values.
+    fn depth(&self, k: usize) -> usize {
+        if self.paired { k.div_ceil(2) } else { k }
+    }
+
+    /// Packs inner indices `k0..k0 + kk` of columns `j0..j0 + nj` of the right operand.
+    fn pack(&self, out: &mut [f32], (j0, nj): (usize, usize), (k0, kk): (usize, usize), lines: &mut [f32]) {
+        match self.form {
+            Form::NT => pack_rows(out, self.micro.nr, self.b, self.paired, (j0, nj), (k0, kk), lines),
+            _ => pack_cols(out, self.micro.nr, self.b, self.paired, (j0, nj), (k0, kk), lines),
+        }
+    }
+
+    /// Whether the left operand is read where it lies: f32 rows in whole register tiles need not move, rows that share their
+    /// sets of the cache do.
+    fn left_stays(&self, i0: usize, pm: usize) -> bool {
+        self.form != Form::TN
+            && self.a.dtype() == DType::F32
+            && i0 + pm <= self.a.rows()
+            && !(self.a.stride() * 4).is_multiple_of(4096)
+    }
+
+    /// Whether the right operand is: rows of whole panels that too few rows of `a` would pay for packing.
+    fn right_stays(&self, m: usize, n: usize) -> bool {
+        self.form != Form::NT
+            && self.b.dtype() == DType::F32
+            && n.is_multiple_of(self.micro.nr)
+            && m < 256
+            && !(self.b.stride() * 4).is_multiple_of(4096)
+    }
+
+    /// Copies inner indices `k0..k0 + kk` of rows `i0..i0 + mi` of the left operand, as f32 or pairs: rows of `a` stay rows.
+    fn copy_left(&self, out: &mut [f32], (i0, mi, pm): (usize, usize, usize), (k0, kk): (usize, usize)) {
+        let depth = self.depth(kk);
+        match (self.form, self.paired) {
+            (Form::TN, false) => {
+                for (p, out) in out.chunks_exact_mut(pm).take(depth).enumerate() {
+                    load(&mut out[..mi], self.a, k0 + p, i0);
+                }
+            }
+            (Form::TN, true) => {
+                for (p, out) in out.chunks_exact_mut(pm).take(depth).enumerate() {
+                    pairs_down(&mut out[..mi], self.a, k0 + 2 * p, i0, 2 * p + 1 == kk);
+                }
+            }
+            (_, false) => {
+                for (i, out) in out.chunks_exact_mut(depth).take(mi).enumerate() {
+                    load(out, self.a, i0 + i, k0);
+                }
+            }
+            (_, true) => {
+                for (i, out) in out.chunks_exact_mut(depth).take(mi).enumerate() {
+                    pairs_along(out, self.a, i0 + i, k0, kk);
+                }
+            }
+        }
+    }
+
+    /// Rows `i0..i0 + mi`, columns `j0..j0 + nj` of the product.
+    fn task(&self, (i0, mi): (usize, usize), (j0, nj): (usize, usize), source: Source) {
+        let Self { micro, k, .. } = *self;
+        let (pm, pn) = (mi.next_multiple_of(micro.mr), nj.next_multiple_of(micro.nr));
+        // A step takes the whole inner size, tile by tile, or one block of it.
+        let whole = k <= WHOLE;
+        let step = if whole { k.max(1) } else { KC };
+        let depth = self.depth(step);
+        let stay = self.left_stays(i0, pm);
+        let lens = [
+            if stay { 0 } else { pm * depth },
+            if matches!(source, Source::Task) { pn * depth } else { 0 },
+            if whole { micro.mr * micro.nr } else { pm * pn },
+            LINES,
+        ];
+        let places = match whole {
+            true => Places { down: 0, right: 0, ldc: micro.nr, by_rows: true },
+            false => Places { down: micro.mr * pn, right: micro.nr, ldc: pn, by_rows: false },
+        };
+        with_buffers(lens, |[pa, pb, c, lines]| {
+            if k == 0 {
+                c.fill(0.0);
+                for (i, j) in tiles_of((mi, nj), (micro.mr, micro.nr)) {
+                    let size = (micro.mr.min(mi - i), micro.nr.min(nj - j));
+                    self.finish(c, micro.nr, (i0 + i, j0 + j), size, lines);
+                }
+            }
+            for k0 in (0..k).step_by(step) {
+                let kk = step.min(k - k0);
+                let depth = self.depth(kk);
+                if !stay {
+                    self.copy_left(pa, (i0, mi, pm), (k0, kk));
+                }
+                let left = match (self.form, stay) {
+                    (Form::TN, _) => Left { data: pa, row: 1, inner: pm },
+                    (_, false) => Left { data: pa, row: depth, inner: 1 },
+                    (_, true) => {
+                        let stride = self.a.stride();
+                        // SAFETY: `pm` rows of the operand, `kk` values of each; nobody writes to it meanwhile.
+                        let data = unsafe { block(self.a, (i0, k0), (pm - 1) * stride + kk) };
+                        Left { data, row: stride, inner: 1 }
+                    }
+                };
+                let right = match source {
+                    Source::Own => {
+                        let inner = self.b.stride();
+                        // SAFETY: `kk` rows of the operand, `nj` values of each.
+                        let data = unsafe { block(self.b, (k0, j0), (kk - 1) * inner + nj) };
+                        Right { data, inner, panel: micro.nr }
+                    }
+                    Source::Shared(packed, first) => {
+                        let panel = micro.nr * self.depth(k);
+                        let at = (j0 - first) / micro.nr * panel + self.depth(k0) * micro.nr;
+                        Right { data: &packed[at..], inner: micro.nr, panel }
+                    }
+                    Source::Task => {
+                        self.pack(pb, (j0, nj), (k0, kk), lines);
+                        Right::packed(pb, micro.nr, depth)
+                    }
+                };
+                let sum = if k0 == 0 { Sum::New } else { Sum::More };
+                let last = k0 + kk == k;
+                // What comes from far is called for while a tile is computed.
+                let before = |i: usize, j: usize| {
+                    let rows = (i0 + i * micro.mr, micro.mr.min(mi - i * micro.mr));
+                    if last {
+                        let cols = (j0 + j * micro.nr, micro.nr.min(nj - j * micro.nr));
+                        simd::prefetch(self.epilogue.plus.unwrap_or(self.y), rows, cols);
+                    } else if stay && j == 0 {
+                        simd::prefetch(self.a, rows, (k0 + kk, step.min(k - k0 - kk)));
+                    }
+                };
+                let size = (mi, nj, depth);
+                micro.tiles(size, self.depth(KC), left, right, c, places, sum, before, |i, j, c| {
+                    if last {
+                        let (r, q) = (i * micro.mr, j * micro.nr);
+                        let size = (micro.mr.min(mi - r), micro.nr.min(nj - q));
+                        self.finish(c, places.ldc, (i0 + r, j0 + q), size, lines);
+                    }
+                });
+            }
+        });
+    }
+
+    /// Applies the epilogue to a tile, rows `ldc` apart, and stores it.
+    fn finish(
+        &self,
+        c: &mut [f32],
+        ldc: usize,
+        (i0, j0): (usize, usize),
+        (rows, cols): (usize, usize),
+        line: &mut [f32],
+    ) {
+        let Epilogue { bias, activation, plus } = self.epilogue;
+        let plus_rows = plus.map_or(Some(Rows::None), |plus| Rows::at(plus, i0, j0));
+        if let (None, None, Some(y), Some(plus)) = (bias, activation, Rows::at(self.y, i0, j0), plus_rows) {
+            return finish(c, ldc, rows, cols, y, plus);
+        }
+        for r in 0..rows {
+            let out = &mut c[r * ldc..][..cols];
+            if let Some(bias) = bias {
+                simd::add(out, view(line, bias, 0, j0, cols));
+            }
+            match activation {
+                Some(Activation::Gelu) => simd::gelu_all(out),
+                Some(Activation::Silu) => simd::silu_all(out),
+                None => {}
+            }
+            if let Some(plus) = plus {
+                simd::add(out, view(line, plus, i0 + r, j0, cols));
+            }
+            store(self.y, i0 + r, j0, out);
+        }
+    }
+}
+
 impl Matmul for Cpu {
     fn matmul(&self, y: Tensor, a: Tensor, b: Tensor, form: Form, epilogue: Epilogue) {
-        let Epilogue { bias, activation, plus } = epilogue;
         let (m, k) = if form == Form::TN { (a.cols(), a.rows()) } else { (a.rows(), a.cols()) };
         let n = if form == Form::NT { b.rows() } else { b.cols() };
         assert_eq!(
@@ -35,10 +318,10 @@ impl Matmul for Cpu {
             "inner sizes of {a:?} and {b:?}, {form:?}"
         );
         shape!(y, m, n);
-        if let Some(bias) = bias {
+        if let Some(bias) = epilogue.bias {
             shape!(bias, 1, n);
         }
-        if let Some(plus) = plus {
+        if let Some(plus) = epilogue.plus {
             shape!(plus, m, n);
         }
         if m == 0 || n == 0 {
@@ -47,79 +330,50 @@ impl Matmul for Cpu {
         // Both operands in bf16: pairs of values as they are, half the packing and twice the products an instruction.
         let pairs = if (a.dtype(), b.dtype()) == (DType::BF16, DType::BF16) { Micro::pairs() } else { None };
         let (micro, paired) = (pairs.unwrap_or_else(Micro::get), pairs.is_some());
+        let product = Product { y, a, b, form, epilogue, micro, paired, k };
         let threads = if m * n * k < 1 << 15 { 1 } else { self.threads() };
-        let (tm, tn) =
-            if threads == 1 { (TILE.0.min(m), TILE.1.min(n)) } else { tile(m, n, &micro, threads) };
-        let across = n.div_ceil(tn);
-        let task = |i: usize| {
-            let (i0, j0) = (i / across * tm, i % across * tn);
-            let (mi, nj) = (tm.min(m - i0), tn.min(n - j0));
-            let (pm, pn) = (mi.next_multiple_of(micro.mr), nj.next_multiple_of(micro.nr));
-            let kc = KC.min(k);
-            with_buffers([pm * kc, pn * kc, pm * pn, LINES], |[pa, pb, c, lines]| {
-                c.fill(0.0);
-                for k0 in (0..k).step_by(KC) {
-                    let kk = KC.min(k - k0);
-                    // The left operand is read where it lies: it only becomes f32, in rows of `a`.
-                    let depth = if paired { kk.div_ceil(2) } else { kk };
-                    // f32 rows in whole register tiles need not move; rows that share their sets of the cache do.
-                    let stay = form != Form::TN
-                        && a.dtype() == DType::F32
-                        && i0 + pm <= a.rows()
-                        && !(a.stride() * 4).is_multiple_of(4096);
-                    let (count, row, inner) = match form {
-                        Form::TN => (depth, 1, pm),
-                        _ if stay => (0, a.stride(), 1),
-                        _ => (mi, depth, 1),
-                    };
-                    // Whether inner index `p` is a last value without a second one.
-                    let alone = |p: usize| 2 * p + 1 == kk;
-                    for i in 0..count {
-                        match (form, paired) {
-                            (Form::TN, false) => load(&mut pa[i * pm..][..mi], a, k0 + i, i0),
-                            (Form::TN, true) => {
-                                pairs_down(&mut pa[i * pm..][..mi], a, k0 + 2 * i, i0, alone(i));
-                            }
-                            (_, false) => load(&mut pa[i * kk..][..kk], a, i0 + i, k0),
-                            (_, true) => pairs_along(&mut pa[i * depth..][..depth], a, i0 + i, k0, kk),
-                        }
-                    }
-                    match (form, paired) {
-                        (Form::NT, false) => pack_rows(pb, micro.nr, b, (j0, nj), (k0, kk), lines),
-                        (Form::NT, true) => pack_lines(pb, micro.nr, nj, depth, lines, |i, line| {
-                            pairs_along(line, b, j0 + i, k0, kk);
-                        }),
-                        (_, false) => pack_cols(pb, micro.nr, b, (j0, nj), (k0, kk), lines),
-                        (_, true) => pack_across(pb, micro.nr, nj, depth, lines, |p, line| {
-                            pairs_down(line, b, k0 + 2 * p, j0, alone(p));
-                        }),
-                    }
-                    let data: &[f32] = match stay {
-                        // SAFETY: `pm` rows of the operand, `kk` values of each; ops read what nobody writes meanwhile.
-                        true => unsafe { block(a, (i0, k0), (pm - 1) * a.stride() + kk) },
-                        false => pa,
-                    };
-                    let left = Left { data, row, inner };
-                    micro.block(mi, nj, depth, left, pb, c, pn);
-                }
-                for r in 0..mi {
-                    let out = &mut c[r * pn..][..nj];
-                    if let Some(bias) = bias {
-                        simd::add(out, view(lines, bias, 0, j0, nj));
-                    }
-                    match activation {
-                        Some(Activation::Gelu) => simd::gelu_all(out),
-                        Some(Activation::Silu) => simd::silu_all(out),
-                        None => {}
-                    }
-                    if let Some(plus) = plus {
-                        simd::add(out, view(lines, plus, i0 + r, j0, nj));
-                    }
-                    store(y, i0 + r, j0, out);
-                }
+        let each = |tasks: usize, task: &(dyn Fn(usize) + Sync)| match threads {
+            1 => (0..tasks).for_each(task),
+            _ => self.each(tasks, task),
+        };
+        // All tasks of columns `first..first + count`.
+        let multiply = |first: usize, count: usize, source: Source| {
+            let (tm, tn) = tile((m, count, k), &micro, threads);
+            let across = count.div_ceil(tn);
+            each(m.div_ceil(tm) * across, &|i| {
+                let (i0, j0) = (i / across * tm, i % across * tn);
+                product.task((i0, tm.min(m - i0)), (first + j0, tn.min(count - j0)), source);
             });
         };
-        let tasks = m.div_ceil(tm) * across;
-        if threads == 1 { (0..tasks).for_each(task) } else { self.each(tasks, task) }
+        if product.right_stays(m, n) {
+            return multiply(0, n, Source::Own);
+        }
+        if k == 0 || tile((m, n, k), &micro, threads).0 >= m {
+            return multiply(0, n, Source::Task);
+        }
+        let panel = micro.nr * product.depth(k);
+        let strip = (PACKED / (4 * panel)).max(1) * micro.nr;
+        let mut packed = std::mem::take(&mut *self.packed.lock().unwrap_or_else(PoisonError::into_inner));
+        for first in (0..n).step_by(strip) {
+            let count = strip.min(n - first);
+            let panels = count.div_ceil(micro.nr);
+            if packed.len() < panels * panel {
+                packed.resize(panels * panel, 0.0);
+            }
+            let blocks = k.div_ceil(KC);
+            let place = packed.as_mut_ptr() as usize;
+            each(panels * blocks, &|i| {
+                let (q, k0) = (i / blocks, i % blocks * KC);
+                let (j, kk) = (q * micro.nr, KC.min(k - k0));
+                let (at, len) = (q * panel + product.depth(k0) * micro.nr, product.depth(kk) * micro.nr);
+                // SAFETY: inside the buffer, and every task has its own part.
+                let out = unsafe { std::slice::from_raw_parts_mut((place as *mut f32).add(at), len) };
+                with_buffers([LINES], |[lines]| {
+                    product.pack(out, (first + j, micro.nr.min(count - j)), (k0, kk), lines);
+                });
+            });
+            multiply(first, count, Source::Shared(&packed, first));
+        }
+        *self.packed.lock().unwrap_or_else(PoisonError::into_inner) = packed;
     }
 }

@@ -19,13 +19,19 @@ mod simd;
 
 use crate::error::{Error, Result};
 use crate::ops::{Device, Profile};
+use std::sync::Mutex;
 
 /// Bytes of buffers that a thread keeps between ops, about: the packed blocks of matmul or attention.
 pub const THREAD_BUFFERS: usize = 1 << 20;
 
+/// Bytes of the buffer that threads share, at most for inner sizes up to 32,768.
+pub const SHARED_BUFFER: usize = matmul::PACKED;
+
 /// A pool of threads that runs ops.
 pub struct Cpu {
     pool: rayon::ThreadPool,
+    /// Room for an operand that is packed for all tasks of a product, kept between products.
+    packed: Mutex<Vec<f32>>,
 }
 
 impl Cpu {
@@ -39,7 +45,7 @@ impl Cpu {
             .map_err(|e| {
                 Error::usage(format!("cannot start {threads} threads: {e}")).fix("lower --threads")
             })?;
-        Ok(Self { pool })
+        Ok(Self { pool, packed: Mutex::default() })
     }
 
     /// Number of threads.

@@ -2,7 +2,7 @@
 //!
 //! f32 rows are borrowed in place; 16-bit rows are converted through a buffer. Ops work on f32 slices only.
 
-use super::simd::vectorized;
+use super::simd::{bf16, vectorized};
 use crate::tensor::{DType, Tensor};
 use half::slice::HalfFloatSliceExt;
 use std::cell::RefCell;
@@ -58,12 +58,9 @@ vectorized! {
 }
 
 vectorized! {
-    /// Round to nearest even; NaN stays NaN.
     fn f32_to_bf16(y: &mut [u16], x: &[f32]) {
         for (y, x) in y.iter_mut().zip(x) {
-            let bits = x.to_bits();
-            let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
-            *y = if bits & 0x7fff_ffff > 0x7f80_0000 { (bits >> 16) as u16 | 0x40 } else { rounded };
+            *y = bf16(*x);
         }
     }
 }

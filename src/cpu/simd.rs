@@ -8,6 +8,7 @@
 //! what a width brings. A level that the machine lacks is never used.
 
 use crate::error::{Error, Result};
+use crate::tensor::Tensor;
 
 /// Vector width, narrow to wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,6 +124,14 @@ pub(super) fn exp(x: f32) -> f32 {
     if x < -87.336_54 { 0.0 } else { y }
 }
 
+/// The bits of `x` in bf16, rounded to nearest even; NaN stays NaN.
+#[inline(always)]
+pub(super) fn bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
+    if bits & 0x7fff_ffff > 0x7f80_0000 { (bits >> 16) as u16 | 0x40 } else { rounded }
+}
+
 /// `x / (1 + e^-x)`.
 #[inline(always)]
 pub(super) fn silu(x: f32) -> f32 {
@@ -167,6 +176,22 @@ vectorized! {
             *x = gelu(*x);
         }
     }
+}
+
+/// Calls rows and columns (first and count) of `x` into the cache, where the machine can be asked to.
+#[inline]
+pub(super) fn prefetch(x: Tensor, (row, rows): (usize, usize), (col, cols): (usize, usize)) {
+    #[cfg(target_arch = "x86_64")]
+    for r in row..row + rows {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let from = x.addr() + (r * x.stride() + col) * x.dtype().size();
+        for line in (from..from + cols * x.dtype().size()).step_by(64) {
+            // SAFETY: a hint, of memory that is there.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line as *const i8) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, row, rows, col, cols);
 }
 
 /// The lanes' sum, pairwise.
@@ -242,12 +267,12 @@ vectorized! {
 }
 
 vectorized! {
-    /// `x = exp(scale * x - shift)` in place and the sum of the results (f32 lanes, f64 over blocks of 1024).
-    pub(super) fn exp_sum(x: &mut [f32], factor: f32, shift: f32) -> f64 {
+    /// `x = exp(x - shift)` in place and the sum of the results (f32 lanes, f64 over blocks of 1024).
+    pub(super) fn exp_sum(x: &mut [f32], shift: f32) -> f64 {
         let mut total = 0f64;
         for block in x.chunks_mut(1024) {
             for x in block.iter_mut() {
-                *x = exp(x.mul_add(factor, -shift));
+                *x = exp(*x - shift);
             }
             total += f64::from(reduce([block], |[x], s| s + x));
         }
