@@ -5,11 +5,15 @@
 //! so neither tile shapes nor layouts change a bit.
 
 use super::rows::{load, pairs_along, pairs_down};
-use super::simd::{Level, level};
+use super::simd::{Level, level, prefetch_rows};
 use crate::tensor::{DType, Tensor};
 
 /// Inner indices of one packed block. Part of the definition of a product's bits: partial sums are added block by block.
 pub(super) const KC: usize = 256;
+
+/// Rows ahead of the one that is copied that are called into the cache: operands are cut across their rows, in pieces too
+/// short for the machine to see where they go.
+pub(super) const AHEAD: usize = 8;
 
 /// Rows of the tallest register tile of any machine, for padding.
 pub(super) const MAX_MR: usize = 12;
@@ -503,6 +507,7 @@ pub(super) fn pack_cols(
         for (j, panel) in (0..count).step_by(width).zip(out.chunks_exact_mut(width * depth)) {
             let wide = width.min(count - j);
             for (p, slot) in panel.chunks_exact_mut(width).enumerate() {
+                prefetch_rows(x, rows + 2 * p + AHEAD, 2, (cols + j, wide));
                 pairs_down(&mut slot[..wide], x, rows + 2 * p, cols + j, 2 * p + 1 == k);
                 slot[wide..].fill(0.0);
             }
@@ -512,8 +517,11 @@ pub(super) fn pack_cols(
     if x.dtype() != DType::F32 {
         return pack_across(out, width, count, k, lines, |p, line| load(line, x, rows + p, cols));
     }
-    // SAFETY: rows of the operand, as `load` reads them.
-    let row = |p: usize| unsafe { block(x, (rows + p, cols), count) };
+    let row = |p: usize| {
+        prefetch_rows(x, rows + p + AHEAD, 1, (cols, count));
+        // SAFETY: rows of the operand, as `load` reads them.
+        unsafe { block(x, (rows + p, cols), count) }
+    };
     match width {
         8 => across_in_place::<8>(out, k, row),
         16 => across_in_place::<16>(out, k, row),

@@ -1,6 +1,6 @@
 //! Matrix products: output tiles are tasks; each accumulates in f32 and writes once, from the cache.
 
-use super::gemm::{KC, LINES, Left, Micro, Places, Right, Sum, block, pack_cols, pack_rows};
+use super::gemm::{AHEAD, KC, LINES, Left, Micro, Places, Right, Sum, block, pack_cols, pack_rows};
 use super::rows::{load, pairs_along, pairs_down, shape, store, view, with_buffers};
 use super::simd::vectorized;
 use super::{Cpu, simd};
@@ -171,11 +171,13 @@ impl Product {
         match (self.form, self.paired) {
             (Form::TN, false) => {
                 for (p, out) in out.chunks_exact_mut(pm).take(depth).enumerate() {
+                    simd::prefetch_rows(self.a, k0 + p + AHEAD, 1, (i0, mi));
                     load(&mut out[..mi], self.a, k0 + p, i0);
                 }
             }
             (Form::TN, true) => {
                 for (p, out) in out.chunks_exact_mut(pm).take(depth).enumerate() {
+                    simd::prefetch_rows(self.a, k0 + 2 * p + AHEAD, 2, (i0, mi));
                     pairs_down(&mut out[..mi], self.a, k0 + 2 * p, i0, 2 * p + 1 == kk);
                 }
             }
@@ -259,9 +261,9 @@ impl Product {
                     let rows = (i0 + i * micro.mr, micro.mr.min(mi - i * micro.mr));
                     if last {
                         let cols = (j0 + j * micro.nr, micro.nr.min(nj - j * micro.nr));
-                        simd::prefetch(self.epilogue.plus.unwrap_or(self.y), rows, cols);
+                        simd::prefetch_rows(self.epilogue.plus.unwrap_or(self.y), rows.0, rows.1, cols);
                     } else if stay && j == 0 {
-                        simd::prefetch(self.a, rows, (k0 + kk, step.min(k - k0 - kk)));
+                        simd::prefetch_rows(self.a, rows.0, rows.1, (k0 + kk, step.min(k - k0 - kk)));
                     }
                 };
                 let size = (mi, nj, depth);

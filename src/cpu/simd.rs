@@ -178,11 +178,11 @@ vectorized! {
     }
 }
 
-/// Calls rows and columns (first and count) of `x` into the cache, where the machine can be asked to.
+/// Calls columns (first and count) of `rows` rows of `x` into the cache, as far as there are such rows and a way to ask.
 #[inline]
-pub(super) fn prefetch(x: Tensor, (row, rows): (usize, usize), (col, cols): (usize, usize)) {
+pub(super) fn prefetch_rows(x: Tensor, row: usize, rows: usize, (col, cols): (usize, usize)) {
     #[cfg(target_arch = "x86_64")]
-    for r in row..row + rows {
+    for r in row..(row + rows).min(x.rows()) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let from = x.addr() + (r * x.stride() + col) * x.dtype().size();
         for line in (from..from + cols * x.dtype().size()).step_by(64) {
