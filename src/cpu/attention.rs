@@ -1,11 +1,12 @@
 //! Attention on the forest batch. A task is a block of query rows (forward, dq) or of keys (dk, dv) of one key/value head.
 //!
 //! The query heads that share a key head are stacked as rows, so keys and values are packed once for all of them. Key tiles
-//! are aligned to path positions: the sums of a query run in the same order however its path is cut into segments.
+//! are aligned to path positions: the sums of a query run in the same order however its path is cut into segments. Scores of
+//! bf16 are products of bf16 pairs where the machine has them; probabilities and sums are f32.
 
 use super::Cpu;
 use super::gemm::{LINES, Left, MAX_MR, Micro, Right, Sum, pack_across, pack_lines};
-use super::rows::{load, shape, slice_mut, store, with_buffers};
+use super::rows::{load, pairs_along, shape, slice_mut, store, with_buffers};
 use super::simd::{self, exp, reduce, vectorized};
 use crate::ops::attention::{Attention, Heads};
 use crate::ops::forest::{Forest, Segment};
@@ -24,6 +25,10 @@ struct Shape {
     group: usize,
     /// Query tokens of a block.
     block: usize,
+    /// The tile of scores, and how many of its inner indices a head has: pairs of bf16 values, or values.
+    score: Micro,
+    depth: usize,
+    /// The tile of weighted sums. Both are of one size.
     micro: Micro,
     /// Head size and rows padded to the register tile.
     size_n: usize,
@@ -33,15 +38,19 @@ struct Shape {
 }
 
 impl Shape {
-    fn new(heads: Heads) -> Self {
+    /// For keys and the like of `dtype`.
+    fn new(heads: Heads, dtype: DType) -> Self {
         assert!(heads.kv > 0 && heads.query.is_multiple_of(heads.kv), "{heads:?}");
         let group = heads.query / heads.kv;
         let block = ROWS.div_ceil(group);
         let micro = Micro::get();
+        let pairs = Micro::pairs().filter(|_| dtype == DType::BF16 && heads.size.is_multiple_of(2));
         Self {
             heads,
             group,
             block,
+            score: pairs.unwrap_or(micro),
+            depth: if pairs.is_some() { heads.size / 2 } else { heads.size },
             micro,
             size_n: heads.size.next_multiple_of(micro.nr),
             keys_m: KEYS.next_multiple_of(micro.mr),
@@ -54,6 +63,12 @@ impl Shape {
     #[inline(always)]
     fn sees(&self, query: usize, key: usize) -> bool {
         key <= query && self.heads.window.is_none_or(|w| query - key < w)
+    }
+
+    /// The stacked rows of `q`, in whole register tiles, that see no key from position `first` on.
+    fn blind(&self, q: Queries, first: usize) -> usize {
+        let rows = first.saturating_sub(q.position) * self.group;
+        rows / self.micro.mr * self.micro.mr
     }
 
     /// First key position that any query from `query` on can see.
@@ -135,10 +150,7 @@ vectorized! {
         for x in &mut s[from..to] {
             *x *= scale;
         }
-        let mut top = max;
-        for x in &s[from..to] {
-            top = if *x > top { *x } else { top };
-        }
+        let top = simd::max_of(&s[from..to], max);
         s[..from].fill(0.0);
         s[to..].fill(0.0);
         for x in &mut s[from..to] {
@@ -158,20 +170,36 @@ impl Shape {
         (from.min(to), to)
     }
 
-    /// The stacked query-side rows of `x` (queries, or output gradients), `[rows, size]`.
-    fn load_queries(&self, out: &mut [f32], x: Tensor, kv: usize, q: Queries) {
+    /// Loads `depth` inner indices of row `row` of head `head` of `x` for scores.
+    #[inline]
+    fn load_inner(&self, out: &mut [f32], x: Tensor, row: usize, head: usize) {
         let size = self.heads.size;
-        for (i, out) in out.chunks_exact_mut(size).take(q.count * self.group).enumerate() {
-            load(out, x, q.row + i / self.group, (kv * self.group + i % self.group) * size);
+        if self.depth < size {
+            pairs_along(out, x, row, head * size, size);
+        } else {
+            load(out, x, row, head * size);
         }
     }
 
-    /// `out [rows, keys_n] = x [rows, size] . keys`, keys packed across: scores, or gradients of probabilities.
+    /// The row and query head of stacked row `i`.
+    #[inline]
+    fn stacked(&self, q: Queries, kv: usize, i: usize) -> (usize, usize) {
+        (q.row + i / self.group, kv * self.group + i % self.group)
+    }
+
+    /// The stacked query-side rows of `x` (queries, or output gradients) from `skip` on, `[rows, depth]`.
+    fn load_queries(&self, out: &mut [f32], x: Tensor, kv: usize, q: Queries, skip: usize) {
+        for (i, out) in out.chunks_exact_mut(self.depth).take(q.count * self.group).enumerate().skip(skip) {
+            let (row, head) = self.stacked(q, kv, i);
+            self.load_inner(out, x, row, head);
+        }
+    }
+
+    /// `out [rows, keys_n] = x [rows, depth] . keys`, keys packed across: scores, or gradients of probabilities.
     fn products(&self, out: &mut [f32], x: &[f32], keys: &[f32], (rows, n): (usize, usize)) {
-        let size = self.heads.size;
-        let left = Left { data: x, row: size, inner: 1 };
-        let right = Right::packed(keys, self.micro.nr, size);
-        self.micro.block((rows, n, size), left, right, out, self.keys_n, Sum::New);
+        let left = Left { data: x, row: self.depth, inner: 1 };
+        let right = Right::packed(keys, self.micro.nr, self.depth);
+        self.score.block((rows, n, self.depth), left, right, out, self.keys_n, Sum::New);
     }
 
     /// `out [m, size_n] += weights [m, k] . x [k, size]`, `x` packed down: weighted sums of values, keys or queries.
@@ -180,10 +208,11 @@ impl Shape {
         self.micro.block((m, self.heads.size, k), weights, right, out, self.size_n, Sum::More);
     }
 
-    /// Packs keys as right operand `[size, keys]`: for scores and for the gradient of probabilities.
+    /// Packs keys as right operand `[depth, keys]`: for scores and for the gradient of probabilities.
     fn pack_keys_across(&self, out: &mut [f32], x: Tensor, kv: usize, rows: &[usize], line: &mut [f32]) {
-        let size = self.heads.size;
-        pack_lines(out, self.micro.nr, rows.len(), size, line, |i, line| load(line, x, rows[i], kv * size));
+        pack_lines(out, self.micro.nr, rows.len(), self.depth, line, |i, line| {
+            self.load_inner(line, x, rows[i], kv);
+        });
     }
 
     /// Packs keys as right operand `[keys, size]`: for weighted sums of values or keys.
@@ -206,8 +235,8 @@ impl Shape {
         let (size, rows) = (self.heads.size, q.count * self.group);
         let [queries, keys, values] = x;
         let lens = [
-            self.rows_m * size,
-            self.keys_n * size,
+            self.rows_m * self.depth,
+            self.keys_n * self.depth,
             KEYS * self.size_n,
             self.rows_m * self.keys_n,
             self.rows_m * self.size_n,
@@ -215,7 +244,7 @@ impl Shape {
             LINES.max(self.micro.nr * size),
         ];
         with_buffers(lens, |[pq, pk, pv, s, out, stats, line]| {
-            self.load_queries(pq, queries, kv, q);
+            self.load_queries(pq, queries, kv, q, 0);
             out.fill(0.0);
             let (top, total) = stats.split_at_mut(rows);
             top.fill(f32::NEG_INFINITY);
@@ -229,8 +258,9 @@ impl Shape {
                 path_rows(key_rows, segments, q.segment, first);
                 self.pack_keys_across(pk, keys, kv, key_rows, line);
                 self.pack_keys_down(pv, values, kv, key_rows, line);
-                self.products(s, pq, pk, (rows, n));
-                for i in 0..rows {
+                let skip = self.blind(q, first);
+                self.products(&mut s[skip * self.keys_n..], &pq[skip * self.depth..], pk, (rows - skip, n));
+                for i in skip..rows {
                     let row = &mut s[i * self.keys_n..][..KEYS];
                     let (from, to) = self.seen(q.position + i / self.group, first, n);
                     if from == to {
@@ -246,7 +276,8 @@ impl Shape {
                     }
                     total[i] += sum;
                 }
-                self.add_product(out, self.over_keys(s), pv, (rows, n));
+                let weights = self.over_keys(&s[skip * self.keys_n..]);
+                self.add_product(&mut out[skip * self.size_n..], weights, pv, (rows - skip, n));
                 first += KEYS;
             }
             for i in 0..rows {
@@ -261,8 +292,16 @@ impl Shape {
 
     /// Probabilities and score gradients of a query block against one key tile, from the saved log-sum-exps.
     #[inline]
-    fn scores(&self, s: &mut [f32], dp: &mut [f32], stats: &[f32], q: Queries, first: usize, n: usize) {
-        for i in 0..q.count * self.group {
+    fn scores(
+        &self,
+        s: &mut [f32],
+        dp: &mut [f32],
+        stats: &[f32],
+        q: Queries,
+        skip: usize,
+        (first, n): (usize, usize),
+    ) {
+        for i in skip..q.count * self.group {
             let position = q.position + i / self.group;
             let (from, to) = self.seen(position, first, n);
             debug_assert!(from == to || self.sees(position, first + from));
@@ -286,10 +325,10 @@ impl Shape {
         let (size, rows) = (self.heads.size, q.count * self.group);
         let [do_, queries, keys, values, lse, delta] = x;
         let lens = [
-            self.rows_m * size,
-            self.rows_m * size,
-            self.keys_n * size,
-            self.keys_n * size,
+            self.rows_m * self.depth,
+            self.rows_m * self.depth,
+            self.keys_n * self.depth,
+            self.keys_n * self.depth,
             KEYS * self.size_n,
             self.rows_m * self.keys_n,
             self.rows_m * self.keys_n,
@@ -298,8 +337,8 @@ impl Shape {
             LINES.max(self.micro.nr * size),
         ];
         with_buffers(lens, |[pq, pdo, pk, pv, down, s, dp, out, stats, line]| {
-            self.load_queries(pq, queries, kv, q);
-            self.load_queries(pdo, do_, kv, q);
+            self.load_queries(pq, queries, kv, q, 0);
+            self.load_queries(pdo, do_, kv, q, 0);
             self.load_stats(stats, q, kv, lse, delta);
             out.fill(0.0);
             let end = q.position + q.count;
@@ -312,10 +351,13 @@ impl Shape {
                 self.pack_keys_across(pk, keys, kv, key_rows, line);
                 self.pack_keys_across(pv, values, kv, key_rows, line);
                 self.pack_keys_down(down, keys, kv, key_rows, line);
-                self.products(s, pq, pk, (rows, n));
-                self.products(dp, pdo, pv, (rows, n));
-                self.scores(s, dp, stats, q, first, n);
-                self.add_product(out, self.over_keys(dp), down, (rows, n));
+                let skip = self.blind(q, first);
+                let (inner, keys_n) = (skip * self.depth, skip * self.keys_n);
+                self.products(&mut s[keys_n..], &pq[inner..], pk, (rows - skip, n));
+                self.products(&mut dp[keys_n..], &pdo[inner..], pv, (rows - skip, n));
+                self.scores(s, dp, stats, q, skip, (first, n));
+                let weights = self.over_keys(&dp[keys_n..]);
+                self.add_product(&mut out[skip * self.size_n..], weights, down, (rows - skip, n));
                 first += KEYS;
             }
             for i in 0..rows {
@@ -337,10 +379,10 @@ impl Shape {
         let size = self.heads.size;
         let [do_, queries, keys, values, lse, delta] = x;
         let lens = [
-            self.rows_m * size,
-            self.rows_m * size,
-            self.keys_n * size,
-            self.keys_n * size,
+            self.rows_m * self.depth,
+            self.rows_m * self.depth,
+            self.keys_n * self.depth,
+            self.keys_n * self.depth,
             self.rows_m * self.size_n,
             // Rows of keys are read in whole register tiles: a little past the last key of the last query.
             self.rows_m * self.keys_n + MAX_MR,
@@ -363,18 +405,21 @@ impl Shape {
                     continue;
                 }
                 let rows = q.count * self.group;
-                self.load_queries(pq, queries, kv, q);
-                self.load_queries(pdo, do_, kv, q);
+                let skip = self.blind(q, position);
+                let (inner, keys_n) = (skip * self.depth, skip * self.keys_n);
+                self.load_queries(pq, queries, kv, q, skip);
+                self.load_queries(pdo, do_, kv, q, skip);
                 self.load_stats(stats, q, kv, lse, delta);
-                self.products(s, pq, pk, (rows, n));
-                self.products(dp, pdo, pv, (rows, n));
-                self.scores(s, dp, stats, q, position, n);
+                self.products(&mut s[keys_n..], &pq[inner..], pk, (rows - skip, n));
+                self.products(&mut dp[keys_n..], &pdo[inner..], pv, (rows - skip, n));
+                self.scores(s, dp, stats, q, skip, (position, n));
                 // dv += p^T do and dk += ds^T q: the tile's columns become rows.
-                for (weights, source, sum) in [(&*s, &*pdo, &mut *sum_v), (&*dp, &*pq, &mut *sum_k)] {
-                    pack_across(side, self.micro.nr, size, rows, line, |i, line| {
-                        line.copy_from_slice(&source[i * size..][..size]);
+                for (weights, source, sum) in [(&*s, do_, &mut *sum_v), (&*dp, queries, &mut *sum_k)] {
+                    pack_across(side, self.micro.nr, size, rows - skip, line, |i, line| {
+                        let (row, head) = self.stacked(q, kv, skip + i);
+                        load(line, source, row, head * size);
                     });
-                    self.add_product(sum, self.over_queries(weights), side, (n, rows));
+                    self.add_product(sum, self.over_queries(&weights[keys_n..]), side, (n, rows - skip));
                 }
             }
             for i in 0..n {
@@ -399,7 +444,7 @@ impl Attention for Cpu {
         heads: Heads,
     ) {
         let segments = forest.segments;
-        let (t, shape) = (q.rows(), Shape::new(heads));
+        let (t, shape) = (q.rows(), Shape::new(heads, q.dtype()));
         for x in [o, q] {
             shape!(x, t, heads.query * heads.size);
         }
@@ -430,7 +475,7 @@ impl Attention for Cpu {
     ) {
         let segments = forest.segments;
         assert!(segments.iter().all(|s| s.queries == Some(s.start)), "a backward pass has all queries");
-        let (t, shape) = (q.rows(), Shape::new(heads));
+        let (t, shape) = (q.rows(), Shape::new(heads, q.dtype()));
         for x in [dq, do_, q, o] {
             shape!(x, t, heads.query * heads.size);
         }

@@ -194,13 +194,13 @@ pub(super) fn prefetch_rows(x: Tensor, row: usize, rows: usize, (col, cols): (us
     let _ = (x, row, rows, col, cols);
 }
 
-/// The lanes' sum, pairwise.
+/// The lanes put together, pairwise.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES]) -> f32 {
+fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] += lanes[i + width];
+            lanes[i] = join(lanes[i], lanes[i + width]);
         }
         width /= 2;
     }
@@ -223,7 +223,7 @@ pub(super) fn reduce<const N: usize>(x: [&[f32]; N], term: impl Fn([f32; N], f32
     for (j, i) in (whole * LANES..n).enumerate() {
         lanes[j] = term(x.map(|x| x[i]), lanes[j]);
     }
-    fold(lanes)
+    fold(lanes, |a, b| a + b)
 }
 
 vectorized! {
@@ -251,18 +251,26 @@ vectorized! {
     }
 }
 
+/// The largest of the elements and `least`. NaN elements are passed over.
+#[inline(always)]
+pub(super) fn max_of(x: &[f32], least: f32) -> f32 {
+    let mut lanes = [least; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for c in chunks {
+        for j in 0..LANES {
+            lanes[j] = if c[j] > lanes[j] { c[j] } else { lanes[j] };
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = if x > lane { *x } else { *lane };
+    }
+    fold(lanes, |a, b| if b > a { b } else { a })
+}
+
 vectorized! {
     /// The largest element; -inf for none. NaN elements are passed over.
     pub(super) fn max(x: &[f32]) -> f32 {
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        let mut chunks = x.chunks_exact(LANES);
-        for c in &mut chunks {
-            for j in 0..LANES {
-                lanes[j] = if c[j] > lanes[j] { c[j] } else { lanes[j] };
-            }
-        }
-        let rest = chunks.remainder().iter().copied();
-        lanes.into_iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+        max_of(x, f32::NEG_INFINITY)
     }
 }
 
