@@ -20,18 +20,19 @@ fn available() -> Option<u64> {
     Some(limit.map_or(machine, |limit| limit.min(machine)))
 }
 
-/// Asks the system to back the whole pages of an allocation now: memory that is not there is missed here and not in the
-/// middle of a run, and no step pays for first touches. A system that cannot do it backs pages when they are touched.
+/// Asks the system to back the whole pages of an allocation now, by huge pages where it has them: memory that is not there
+/// is missed here and not in the middle of a run, no step pays for first touches, and fewer addresses are looked up. A
+/// system that cannot do it backs pages when they are touched.
 fn prefault(addr: usize, bytes: usize) {
     #[cfg(target_os = "linux")]
     {
         const PAGE: usize = 1 << 16; // a multiple of every page size in use
         let (from, to) = (addr.next_multiple_of(PAGE), (addr + bytes) / PAGE * PAGE);
         if from < to {
-            // SAFETY: the range lies inside the allocation, whose contents this does not change.
-            let _ = unsafe {
-                rustix::mm::madvise(from as *mut _, to - from, rustix::mm::Advice::LinuxPopulateWrite)
-            };
+            for advice in [rustix::mm::Advice::LinuxHugepage, rustix::mm::Advice::LinuxPopulateWrite] {
+                // SAFETY: the range lies inside the allocation, whose contents this does not change.
+                let _ = unsafe { rustix::mm::madvise(from as *mut _, to - from, advice) };
+            }
         }
     }
     #[cfg(not(target_os = "linux"))]

@@ -106,7 +106,8 @@ pub(super) const LANES: usize = 16;
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
-    let n = x.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
     let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4;
@@ -117,8 +118,10 @@ pub(super) fn exp(x: f32) -> f32 {
     p = r.mul_add(p, 0.5);
     let y = (r * r).mul_add(p, r) + 1.0;
     // 2^n in two factors: n = 128 alone would overflow the exponent field.
-    let half = (n as i32) >> 1;
-    let rest = n as i32 - half;
+    // The integer from the bits: a checked conversion is not a vector instruction.
+    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let half = n >> 1;
+    let rest = n - half;
     let two = |e: i32| f32::from_bits(((e + 127) << 23) as u32);
     let y = y * two(half.clamp(-126, 127)) * two(rest.clamp(-126, 127));
     if x < -87.336_54 { 0.0 } else { y }
