@@ -16,6 +16,7 @@ use clap::Args;
 use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// `flanrt score`
 #[derive(Args)]
@@ -175,12 +176,13 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
     };
     let mut note = |message: &str| say!("{message}");
     let mut hooks = Hooks { progress: &mut on_progress, say: &mut note, interrupted: &stop };
+    let start = Instant::now();
     let output = if let (Some(text), Some(path)) = (&text, &c.text) {
         let options = TextOptions { window: c.max_length, stride: c.stride, batch_size: c.batch_size };
         let result =
             score_text(&path.display().to_string(), text, &tokenizer, &mut engine, &options, &mut hooks)?;
         match global.json {
-            true => serde_json::to_string(&result).map_err(|e| Error::internal(e.to_string()))?,
+            true => timed(&result, start)?,
             false => format!(
                 "tokens {}  scored {}  windows {}\nmean loss {:.6}  perplexity {:.4}  bits per byte {:.4}",
                 result.tokens,
@@ -195,7 +197,7 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
         let requests = requests.ok_or_else(|| Error::internal("neither requests nor text"))?;
         let summary = score_requests(&requests, &tokenizer, &mut engine, &options, &mut hooks)?;
         match global.json {
-            true => serde_json::to_string(&summary).map_err(|e| Error::internal(e.to_string()))?,
+            true => timed(&summary, start)?,
             false => summary.table(),
         }
     };
@@ -203,4 +205,11 @@ pub(super) fn run(c: Score, global: &Global) -> Result<()> {
         p.finish();
     }
     super::print(&output)
+}
+
+/// `result` as JSON, with the seconds since `start`: what scoring took without loading the model.
+fn timed(result: &impl serde::Serialize, start: Instant) -> Result<String> {
+    let mut value = serde_json::to_value(result).map_err(|e| Error::internal(e.to_string()))?;
+    value["seconds"] = start.elapsed().as_secs_f64().into();
+    Ok(value.to_string())
 }

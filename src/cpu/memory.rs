@@ -1,4 +1,4 @@
-//! CPU memory: zeroed, 64-byte aligned allocations that the system backs with pages when they are first touched.
+//! CPU memory: zeroed pages of their own.
 
 use super::Cpu;
 use super::rows::{slice, slice_mut};
@@ -6,7 +6,7 @@ use super::simd::{Level, level};
 use crate::error::Result;
 use crate::ops::memory::{Block, Fetch, Memory, too_large};
 use crate::tensor::Tensor;
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use memmap2::MmapMut;
 
 /// Bytes that this machine can give without swapping, where the system says so.
 fn available() -> Option<u64> {
@@ -20,23 +20,16 @@ fn available() -> Option<u64> {
     Some(limit.map_or(machine, |limit| limit.min(machine)))
 }
 
-/// Asks the system to back the whole pages of an allocation now, by huge pages where it has them: memory that is not there
-/// is missed here and not in the middle of a run, no step pays for first touches, and fewer addresses are looked up. A
-/// system that cannot do it backs pages when they are touched.
-fn prefault(addr: usize, bytes: usize) {
+/// Asks the system to back all pages now, by huge ones where it has them: memory that is not there is missed here and not in
+/// the middle of a run, no step pays for first touches, and fewer addresses are looked up. A system that cannot do it backs
+/// pages when they are touched.
+fn prefault(memory: &MmapMut) {
     #[cfg(target_os = "linux")]
-    {
-        const PAGE: usize = 1 << 16; // a multiple of every page size in use
-        let (from, to) = (addr.next_multiple_of(PAGE), (addr + bytes) / PAGE * PAGE);
-        if from < to {
-            for advice in [rustix::mm::Advice::LinuxHugepage, rustix::mm::Advice::LinuxPopulateWrite] {
-                // SAFETY: the range lies inside the allocation, whose contents this does not change.
-                let _ = unsafe { rustix::mm::madvise(from as *mut _, to - from, advice) };
-            }
-        }
+    for advice in [memmap2::Advice::HugePage, memmap2::Advice::PopulateWrite] {
+        let _ = memory.advise(advice);
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = (addr, bytes);
+    let _ = memory;
 }
 
 impl Memory for Cpu {
@@ -56,18 +49,13 @@ impl Memory for Cpu {
     fn alloc(&self, bytes: usize) -> Result<Block> {
         let free = available();
         let too_large = || too_large(bytes as u64, free);
-        let layout = Layout::from_size_align(bytes.max(64), 64).map_err(|_| too_large())?;
         if free.is_some_and(|free| bytes as u64 > free) {
             return Err(too_large());
         }
-        // SAFETY: the size is not zero.
-        let ptr = unsafe { alloc_zeroed(layout) };
-        if ptr.is_null() {
-            return Err(too_large());
-        }
-        prefault(ptr as usize, layout.size());
-        // SAFETY: freed once, with the layout it was made with.
-        Ok(Block::new(ptr as usize, move |addr| unsafe { dealloc(addr as *mut u8, layout) }))
+        let mut memory = MmapMut::map_anon(bytes.max(1)).map_err(|_| too_large())?;
+        prefault(&memory);
+        // The pages go back with the block.
+        Ok(Block::new(memory.as_mut_ptr() as usize, move |_| drop(memory)))
     }
 
     fn write(&self, dst: Tensor, src: &[u8]) {
