@@ -14,8 +14,9 @@ use crate::tensor::{DType, Tensor};
 
 /// Keys of a tile.
 const KEYS: usize = 64;
-/// Stacked query rows of a task, about.
-const ROWS: usize = 96;
+/// Stacked query rows of a task, about: forward, and backward. (The sums of dk and dv go from block to block of them: the
+/// second is part of the definition of their bits.)
+const ROWS: (usize, usize) = (192, 96);
 
 /// Sizes that every task needs.
 #[derive(Clone, Copy)]
@@ -38,11 +39,11 @@ struct Shape {
 }
 
 impl Shape {
-    /// For keys and the like of `dtype`.
-    fn new(heads: Heads, dtype: DType) -> Self {
+    /// For keys and the like of `dtype`, blocks of about `rows` stacked rows.
+    fn new(heads: Heads, dtype: DType, rows: usize) -> Self {
         assert!(heads.kv > 0 && heads.query.is_multiple_of(heads.kv), "{heads:?}");
         let group = heads.query / heads.kv;
-        let block = ROWS.div_ceil(group);
+        let block = rows.div_ceil(group);
         let micro = Micro::get();
         let pairs = Micro::pairs().filter(|_| dtype == DType::BF16 && heads.size.is_multiple_of(2));
         Self {
@@ -444,7 +445,7 @@ impl Attention for Cpu {
         heads: Heads,
     ) {
         let segments = forest.segments;
-        let (t, shape) = (q.rows(), Shape::new(heads, q.dtype()));
+        let (t, shape) = (q.rows(), Shape::new(heads, q.dtype(), ROWS.0));
         for x in [o, q] {
             shape!(x, t, heads.query * heads.size);
         }
@@ -475,7 +476,7 @@ impl Attention for Cpu {
     ) {
         let segments = forest.segments;
         assert!(segments.iter().all(|s| s.queries == Some(s.start)), "a backward pass has all queries");
-        let (t, shape) = (q.rows(), Shape::new(heads, q.dtype()));
+        let (t, shape) = (q.rows(), Shape::new(heads, q.dtype(), ROWS.1));
         for x in [dq, do_, q, o] {
             shape!(x, t, heads.query * heads.size);
         }

@@ -117,7 +117,8 @@ impl BlockActs {
         }
     }
 
-    fn rows(&self, t: usize) -> Self {
+    /// The first `t` rows.
+    pub(super) fn rows(&self, t: usize) -> Self {
         let cut = |x: Tensor| x.slice_rows(0..t);
         Self {
             h1: cut(self.h1),
@@ -188,6 +189,53 @@ struct Place {
     unique: Tensor,
     targets: Tensor,
     scale: Tensor,
+    /// Positions of the predicting rows, and the table of their forest; nothing in training.
+    picked: Tensor,
+    picked_table: Tensor,
+}
+
+/// The rows that predict, as queries of the last block: nobody reads its other rows.
+#[derive(Clone, Debug)]
+pub(super) struct Picked {
+    /// Their positions, `[1, u]` u32.
+    pub(super) positions: Tensor,
+    segments: Vec<Segment>,
+    table: Tensor,
+}
+
+impl Picked {
+    /// The forest whose queries they are.
+    pub(super) fn forest(&self) -> Forest<'_> {
+        Forest { segments: &self.segments, table: self.table }
+    }
+}
+
+/// `segments` with queries of `rows` alone (ascending): cut where such rows begin and end. Query row `i` is `rows[i]`.
+fn pick(segments: &[Segment], rows: &[u32]) -> Vec<Segment> {
+    let mut out: Vec<Segment> = Vec::new();
+    // Of every segment its last piece.
+    let mut ends: Vec<u32> = Vec::with_capacity(segments.len());
+    let mut next = 0;
+    for s in segments {
+        let (mut parent, mut done) = (s.parent.map(|p| ends[p as usize]), 0);
+        while done < s.len {
+            let first = s.queries.and_then(|q| rows.get(next).map(|r| r - q)).unwrap_or(s.len).min(s.len);
+            let (queries, end) = if first > done {
+                (None, first)
+            } else {
+                let run = (next..rows.len()).take_while(|&i| rows[i] - rows[next] == (i - next) as u32);
+                let len = (run.count() as u32).min(s.len - done);
+                next += len as usize;
+                (Some(next as u32 - len), done + len)
+            };
+            let (start, position) = (s.start + done, s.position + done);
+            out.push(Segment { parent, start, queries, len: end - done, position });
+            parent = Some(out.len() as u32 - 1);
+            done = end;
+        }
+        ends.push(out.len() as u32 - 1);
+    }
+    out
 }
 
 /// A batch on the device, good for one pass; the next upload may go beside that pass.
@@ -213,12 +261,14 @@ pub struct Input {
     pub table: Tensor,
     /// The cache that the batch continues, and the rows of it that the batch's keys and values get, `[1, t]` u32.
     pub(super) cache: Option<(Cache, Tensor)>,
+    /// What the last block is computed at, if not everywhere.
+    pub(super) picked: Option<Picked>,
     /// How many of the predicting rows are the batch's own, without filling.
     pub(super) distinct: usize,
     /// The targets of the batch itself, without filling.
     pub wanted: Vec<u32>,
     /// What a recording of the passes over this input depends on.
-    pub(super) key: [u64; 5],
+    pub(super) key: [u64; 6],
 }
 
 impl Input {
@@ -283,6 +333,7 @@ impl Acts {
             None => arena.take("backward", dtype, 0, d),
         };
         let mut batch = |dtype, n: usize| arena.take("batch", dtype, 1, n);
+        let picks = |n: usize| if sizes.train.is_some() { 0 } else { n };
         let places = [(); 2].map(|()| Place {
             tokens: batch(DType::U32, t),
             positions: batch(DType::U32, t),
@@ -292,6 +343,8 @@ impl Acts {
             unique: batch(DType::U32, n),
             targets: batch(DType::U32, n),
             scale: batch(DType::F32, 1),
+            picked: batch(DType::U32, picks(n)),
+            picked_table: batch(DType::U32, picks(sizes.profile.table_words(t))),
         });
         let best = batch(DType::U32, n);
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -372,6 +425,9 @@ impl Acts {
             })
             .collect();
         let mut targets = batch.targets.clone();
+        // Not where most rows predict: then there is little to save.
+        let picked = self.sizes.train.is_none() && distinct > 0 && distinct <= t / 4 * 3;
+        let pieces = if picked { pick(&segments, &unique) } else { Vec::new() };
         unique.resize(unique.len().next_multiple_of(multiple), (t as u32).saturating_sub(1));
         let last = (unique.len() as u32).saturating_sub(1);
         rows.resize(asks.next_multiple_of(multiple), last);
@@ -385,6 +441,10 @@ impl Acts {
             place
         };
         device.write_ahead(place.scale, bytemuck::bytes_of(&scale));
+        let picked = picked.then(|| {
+            let at: Vec<u32> = unique.iter().map(|&row| positions[row as usize]).collect();
+            Picked { positions: put(place.picked, &at), segments: pieces, table: place.picked_table }
+        });
         let input = Input {
             tokens: put(place.tokens, &tokens),
             positions: put(place.positions, &positions),
@@ -398,9 +458,13 @@ impl Acts {
             cache: cache.zip(slots).map(|(c, slots)| (c.clone(), put(c.slots(slot), &slots))),
             distinct,
             wanted: batch.targets.clone(),
-            key: [self.id, slot as u64, t as u64, unique.len() as u64, rows.len() as u64],
+            key: [self.id as usize, slot, t, unique.len(), rows.len(), usize::from(picked.is_some())].map(|n| n as u64),
+            picked,
         };
         device.attention_plan(&input.forest());
+        if let Some(picked) = &input.picked {
+            device.attention_plan(&picked.forest());
+        }
         input
     }
 

@@ -1,7 +1,7 @@
 //! One transformer block, forward and backward, mirrored: the numbered steps of one are those of the other in reverse.
 
 use super::Model;
-use super::acts::{BlockActs, Input, Recompute, View};
+use super::acts::{BlockActs, Input, Picked, Recompute, View};
 use super::params::Block;
 use crate::ops::{Device, Epilogue, Form, Heads};
 use crate::tensor::Tensor;
@@ -66,28 +66,72 @@ fn inner(device: &dyn Device, model: &Model, l: usize, view: &View, input: &Inpu
     }
     device.rope(qkv.q, input.positions, model.rope, false);
     device.rope(qkv.k, input.positions, model.rope, false);
-    // Over a cache: the batch's own keys and values join those that were there
-    let (k, v) = match &input.cache {
-        None => (qkv.k, qkv.v),
-        Some((cache, slots)) => {
-            let (k, v) = cache.layer(l);
-            device.put_rows(k, qkv.k, *slots);
-            device.put_rows(v, qkv.v, *slots);
-            (k, v)
-        }
-    };
+    let (k, v) = cached(device, l, input, &qkv);
     // 4, 5: attention, its output projection and residual
     device.attention_fwd(a.o, a.lse, qkv.q, k, v, &input.forest(), heads(model, l));
     device.matmul(a.mid, a.o, p.out, Form::NT, Epilogue::add(p.out_bias, Some(x)));
     // 6, 7, 8: norm, gate and up, their product
     device.rms_norm_fwd(a.h2, a.rstd2, a.mid, p.norm2, eps);
-    gate_up(device, model, l, view);
+    gate_up(device, model, l, a);
     device.swiglu_fwd(a.act, a.gate_up);
 }
 
+/// Keys and values that attention reads: the batch's own, or a cache which they join.
+fn cached(device: &dyn Device, l: usize, input: &Input, own: &Qkv) -> (Tensor, Tensor) {
+    let Some((cache, slots)) = &input.cache else { return (own.k, own.v) };
+    let (k, v) = cache.layer(l);
+    device.put_rows(k, own.k, *slots);
+    device.put_rows(v, own.v, *slots);
+    (k, v)
+}
+
+/// The last block of a prediction: keys and values of all rows, everything else at the rows that predict, with the same bits.
+/// What comes out is in `view.picked`.
+pub(super) fn forward_picked(
+    device: &dyn Device,
+    model: &Model,
+    l: usize,
+    view: &View,
+    input: &Input,
+    picked: &Picked,
+) {
+    let (c, x, eps) = (&model.config, view.stream(l), model.config.eps);
+    let (p, all) = (&model.params.blocks[l], view.block(l));
+    let n = input.unique.cols();
+    let (some, out) = (all.rows(n), view.picked.slice_rows(0..n));
+    // 1, 2
+    device.rms_norm_fwd(all.h1, all.rstd1, x, p.norm1, eps);
+    device.gather_rows(some.h2, all.h1, input.unique);
+    let q = c.heads * c.head_size;
+    for (y, h, part) in [(some.qkv, some.h2, 0..q), (all.qkv, all.h1, q..c.qkv_cols())] {
+        let bias = p.qkv_bias.map(|b| b.slice_cols(part.clone()));
+        let w = p.qkv.slice_rows(part.clone());
+        device.matmul(y.slice_cols(part), h, w, Form::NT, Epilogue::add(bias, None));
+    }
+    // 3
+    let qkv = Qkv { q: attended(model, &some).q, ..attended(model, all) };
+    if let (Some((_, q_rstd, k_rstd)), Some(q_norm), Some(k_norm)) = (all.qk, p.q_norm, p.k_norm) {
+        let raw = split(model, all.qkv);
+        device.rms_norm_fwd(qkv.q, q_rstd.slice_rows(0..n), raw.q.slice_rows(0..n), q_norm, eps);
+        device.rms_norm_fwd(qkv.k, k_rstd, raw.k, k_norm, eps);
+    }
+    device.rope(qkv.q, picked.positions, model.rope, false);
+    device.rope(qkv.k, input.positions, model.rope, false);
+    // 4, 5
+    let (k, v) = cached(device, l, input, &qkv);
+    device.attention_fwd(some.o, some.lse, qkv.q, k, v, &picked.forest(), heads(model, l));
+    device.gather_rows(out, x, input.unique);
+    device.matmul(some.mid, some.o, p.out, Form::NT, Epilogue::add(p.out_bias, Some(out)));
+    // 6, 7, 8, 9
+    device.rms_norm_fwd(some.h2, some.rstd2, some.mid, p.norm2, eps);
+    gate_up(device, model, l, &some);
+    device.swiglu_fwd(some.act, some.gate_up);
+    device.matmul(out, some.act, p.down, Form::NT, Epilogue::add(p.down_bias, Some(some.mid)));
+}
+
 /// Step 7.
-fn gate_up(device: &dyn Device, model: &Model, l: usize, view: &View) {
-    let (p, a) = (&model.params.blocks[l], view.block(l));
+fn gate_up(device: &dyn Device, model: &Model, l: usize, a: &BlockActs) {
+    let p = &model.params.blocks[l];
     device.matmul(a.gate_up, a.h2, p.gate_up, Form::NT, Epilogue::add(p.gate_up_bias, None));
 }
 
@@ -102,7 +146,7 @@ fn again(device: &dyn Device, model: &Model, l: usize, view: &View, input: &Inpu
             device.rms_norm_fwd(a.h1, a.rstd1, view.stream(l), p.norm1, eps);
             device.rms_norm_fwd(a.h2, a.rstd2, a.mid, p.norm2, eps);
             if recompute == Recompute::Ffn {
-                gate_up(device, model, l, view);
+                gate_up(device, model, l, a);
             }
             device.swiglu_fwd(a.act, a.gate_up);
         }

@@ -7,12 +7,14 @@ use crate::ops::norm::bwd_scratch_rows;
 use crate::ops::{Device, Epilogue, Form};
 use crate::tensor::Tensor;
 
-/// Gathers the predicting rows of the residual stream and norms them.
+/// Gathers the predicting rows of the residual stream, if the last block did not pick them, and norms them.
 fn pick(device: &dyn Device, model: &Model, view: &View, input: &Input) -> (Tensor, Tensor, Tensor) {
     let n = input.unique.cols();
     let (picked, normed) = (view.picked.slice_rows(0..n), view.normed.slice_rows(0..n));
     let rstd = view.rstd.slice_rows(0..n);
-    device.gather_rows(picked, view.stream(model.config.layers), input.unique);
+    if input.picked.is_none() {
+        device.gather_rows(picked, view.stream(model.config.layers), input.unique);
+    }
     device.rms_norm_fwd(normed, rstd, picked, model.params.norm, model.config.eps);
     (picked, normed, rstd)
 }

@@ -52,12 +52,17 @@ impl Model {
         rope::fill(device, &self.config, self.rope);
     }
 
-    /// Runs the blocks; the residual stream after the last is in `acts`.
+    /// Runs the blocks; the residual stream after the last is in `acts`, of all rows or of those that predict.
     pub fn forward(&self, device: &dyn Device, acts: &Acts, input: &Input) {
         let view = acts.view(input.tokens.cols());
         device.embed_fwd(view.stream(0), self.params.embed, input.tokens);
-        for l in 0..self.config.layers {
+        let last = self.config.layers - 1;
+        for l in 0..last {
             block::forward(device, self, l, &view, input);
+        }
+        match &input.picked {
+            None => block::forward(device, self, last, &view, input),
+            Some(picked) => block::forward_picked(device, self, last, &view, input, picked),
         }
     }
 
@@ -88,9 +93,9 @@ impl Model {
         place: u64,
         work: &mut dyn FnMut(),
     ) {
-        let [id, slot, t, unique, asks] = input.key;
+        let [id, slot, t, unique, asks, picked] = input.key;
         let weights = self.params.all.addr() as u64;
-        device.replay(&[pass as u64, id, slot, t, unique, asks, weights, place], work);
+        device.replay(&[pass as u64, id, slot, t, unique, asks, picked, weights, place], work);
         acts.turn();
     }
 
