@@ -5,7 +5,7 @@
 //! bf16 are products of bf16 pairs where the machine has them; probabilities and sums are f32.
 
 use super::Cpu;
-use super::gemm::{LINES, Left, MAX_MR, Micro, Right, Sum, pack_across, pack_lines};
+use super::gemm::{LINES, Left, MAX_MR, Micro, Right, Sum, pack_across, pack_cols, pack_lines};
 use super::rows::{load, pairs_along, shape, slice_mut, store, with_buffers};
 use super::simd::{self, exp, reduce, vectorized};
 use crate::ops::attention::{Attention, Heads};
@@ -218,8 +218,12 @@ impl Shape {
 
     /// Packs keys as right operand `[keys, size]`: for weighted sums of values or keys.
     fn pack_keys_down(&self, out: &mut [f32], x: Tensor, kv: usize, rows: &[usize], line: &mut [f32]) {
-        let size = self.heads.size;
-        pack_across(out, self.micro.nr, size, rows.len(), line, |i, line| load(line, x, rows[i], kv * size));
+        let (size, nr) = (self.heads.size, self.micro.nr);
+        // Most tiles lie in one segment.
+        if rows.windows(2).all(|pair| pair[1] == pair[0] + 1) {
+            return pack_cols(out, nr, x, false, (kv * size, size), (rows[0], rows.len()), line);
+        }
+        pack_across(out, nr, size, rows.len(), line, |i, line| load(line, x, rows[i], kv * size));
     }
 
     /// `weights [rows, keys_n]` as left operand with keys as inner index.

@@ -5,7 +5,7 @@
 //! so neither tile shapes nor layouts change a bit.
 
 use super::rows::{load, pairs_along, pairs_down};
-use super::simd::{Level, level, prefetch_rows};
+use super::simd::{Level, level, prefetch_rows, vectorized};
 use crate::tensor::{DType, Tensor};
 
 /// Inner indices of one packed block. Part of the definition of a product's bits: partial sums are added block by block.
@@ -491,8 +491,68 @@ pub(super) fn pack_rows(
     });
 }
 
+/// How values of an operand become those of a panel.
+#[derive(Clone, Copy)]
+enum Become {
+    /// f32 as it is.
+    Same,
+    /// bf16 to f32.
+    Wide,
+    /// Two rows of bf16 to pairs.
+    Pairs,
+}
+
+/// `W` columns of `k` rows of units of 16 or 32 bits, `stride` units apart, as one panel. Rows are called into the cache
+/// before they are needed.
+#[inline(always)]
+fn panel<const W: usize>(out: &mut [f32], x: Tensor, (row, k): (usize, usize), col: usize, how: Become) {
+    let slots = out.as_chunks_mut::<W>().0.iter_mut();
+    let halves = |r: usize| -> &[u16; W] {
+        // SAFETY: the caller made sure that `W` values of every row lie in the operand's memory, and of which type.
+        unsafe { &*(x.addr() as *const u16).add(r * x.stride() + col).cast() }
+    };
+    match how {
+        Become::Same => {
+            for (p, slot) in slots.take(k).enumerate() {
+                prefetch_rows(x, row + p + AHEAD, 1, (col, W));
+                // SAFETY: as above.
+                *slot = unsafe { *(x.addr() as *const f32).add((row + p) * x.stride() + col).cast::<[f32; W]>() };
+            }
+        }
+        Become::Wide => {
+            for (p, slot) in slots.take(k).enumerate() {
+                prefetch_rows(x, row + p + AHEAD, 1, (col, W));
+                for (y, x) in slot.iter_mut().zip(halves(row + p)) {
+                    *y = f32::from_bits(u32::from(*x) << 16);
+                }
+            }
+        }
+        Become::Pairs => {
+            for (p, slot) in slots.take(k.div_ceil(2)).enumerate() {
+                prefetch_rows(x, row + 2 * p + AHEAD, 2, (col, W));
+                let first = halves(row + 2 * p);
+                let second = if 2 * p + 1 < k { halves(row + 2 * p + 1) } else { &[0; W] };
+                for ((y, a), b) in slot.iter_mut().zip(first).zip(second) {
+                    *y = f32::from_bits(u32::from(*a) << 16 | u32::from(*b));
+                }
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// [`panel`] of the width of a tile.
+    fn panel_of(width: usize, out: &mut [f32], x: Tensor, rows: (usize, usize), col: usize, how: Become) {
+        match width {
+            8 => panel::<8>(out, x, rows, col, how),
+            16 => panel::<16>(out, x, rows, col, how),
+            _ => panel::<MAX_NR>(out, x, rows, col, how),
+        }
+    }
+}
+
 /// Packs columns `cols..cols + count`, rows `rows..rows + k` of `x` as [`pack_across`] does; with `paired` the inner index
-/// counts pairs of bf16 values.
+/// counts pairs of bf16 values. Columns that are missing in the last panel are any numbers.
 pub(super) fn pack_cols(
     out: &mut [f32],
     width: usize,
@@ -502,45 +562,22 @@ pub(super) fn pack_cols(
     (rows, k): (usize, usize),
     lines: &mut [f32],
 ) {
-    if paired {
-        let depth = k.div_ceil(2);
-        for (j, panel) in (0..count).step_by(width).zip(out.chunks_exact_mut(width * depth)) {
-            let wide = width.min(count - j);
-            for (p, slot) in panel.chunks_exact_mut(width).enumerate() {
-                prefetch_rows(x, rows + 2 * p + AHEAD, 2, (cols + j, wide));
-                pairs_down(&mut slot[..wide], x, rows + 2 * p, cols + j, 2 * p + 1 == k);
-                slot[wide..].fill(0.0);
-            }
-        }
-        return;
-    }
-    if x.dtype() != DType::F32 {
-        return pack_across(out, width, count, k, lines, |p, line| load(line, x, rows + p, cols));
-    }
-    let row = |p: usize| {
-        prefetch_rows(x, rows + p + AHEAD, 1, (cols, count));
-        // SAFETY: rows of the operand, as `load` reads them.
-        unsafe { block(x, (rows + p, cols), count) }
+    let how = match x.dtype() {
+        DType::F32 => Some(Become::Same),
+        DType::BF16 if paired => Some(Become::Pairs),
+        DType::BF16 => Some(Become::Wide),
+        _ => None,
     };
-    match width {
-        8 => across_in_place::<8>(out, k, row),
-        16 => across_in_place::<16>(out, k, row),
-        _ => across_in_place::<MAX_NR>(out, k, row),
-    }
-}
-
-/// [`across`] of f32 rows that are copied from where they lie.
-fn across_in_place<'a, const W: usize>(out: &mut [f32], k: usize, row: impl Fn(usize) -> &'a [f32]) {
-    for p in 0..k {
-        let (whole, rest) = row(p).as_chunks::<W>();
-        let slot = |j: usize| (j * k + p) * W..(j * k + p + 1) * W;
-        for (j, chunk) in whole.iter().enumerate() {
-            out[slot(j)].copy_from_slice(chunk);
-        }
-        if !rest.is_empty() {
-            let last = &mut out[slot(whole.len())];
-            last[..rest.len()].copy_from_slice(rest);
-            last[rest.len()..].fill(0.0);
+    let depth = if paired { k.div_ceil(2) } else { k };
+    for (j, out) in (0..count).step_by(width).zip(out.chunks_exact_mut(width * depth)) {
+        // Whole panels are read even past the last column, as long as that is memory of the operand.
+        let end = (rows + k - 1) * x.stride() + cols + j + width;
+        match how.filter(|_| end <= (x.rows() - 1) * x.stride() + x.cols()) {
+            Some(how) => panel_of(width, out, x, (rows, k), cols + j, how),
+            None => pack_across(out, width, width.min(count - j), depth, lines, |p, line| match paired {
+                true => pairs_down(line, x, rows + 2 * p, cols + j, 2 * p + 1 == k),
+                false => load(line, x, rows + p, cols + j),
+            }),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Matrix products: output tiles are tasks; each accumulates in f32 and writes once, from the cache.
 
-use super::gemm::{AHEAD, KC, LINES, Left, Micro, Places, Right, Sum, block, pack_cols, pack_rows};
+use super::gemm::{AHEAD, KC, LINES, Left, MAX_NR, Micro, Places, Right, Sum, block, pack_cols, pack_rows};
 use super::rows::{load, pairs_along, pairs_down, shape, store, view, with_buffers};
 use super::simd::vectorized;
 use super::{Cpu, simd};
@@ -14,6 +14,9 @@ const TILE: (usize, usize) = (192, 256);
 /// Largest inner size of a product whose register tiles are finished one by one: beyond it whole rows of the left operand
 /// would not stay in L2, and sums are kept from block to block.
 const WHOLE: usize = 768;
+
+/// Products of at most so many elements and at least so many inner indices are computed block by block of the inner size.
+const DEEP: (usize, usize) = (1 << 17, 16 * KC);
 
 /// Most bytes of a right operand that is packed for all tasks at once: it stays in a last-level cache.
 pub(super) const PACKED: usize = 4 << 20;
@@ -67,38 +70,48 @@ unsafe fn row<'a, T>(addr: usize, stride: usize, r: usize, len: usize) -> &'a mu
     unsafe { std::slice::from_raw_parts_mut((addr as *mut T).add(r * stride), len) }
 }
 
-vectorized! {
-    /// `y = c + plus` for `rows` rows of `cols` columns, rounded to the dtype of `y`. Both lie in the operands of a product
-    /// whose tile this is.
-    fn finish(c: &[f32], ldc: usize, rows: usize, cols: usize, y: Rows, plus: Rows) {
-        for r in 0..rows {
-            let mut line = [0f32; super::gemm::MAX_NR];
-            line[..cols].copy_from_slice(&c[r * ldc..][..cols]);
-            // SAFETY: rows of the output and of what is added to it, by the caller; a task's own.
-            unsafe {
-                match plus {
-                    Rows::None => {}
-                    Rows::F32(addr, stride) => {
-                        for (c, x) in line.iter_mut().zip(row::<f32>(addr, stride, r, cols)) {
-                            *c += *x;
-                        }
-                    }
-                    Rows::Bf16(addr, stride) => {
-                        for (c, x) in line.iter_mut().zip(row::<u16>(addr, stride, r, cols)) {
-                            *c += f32::from_bits(u32::from(*x) << 16);
-                        }
+/// `y = c + plus` for `rows` rows of at most `W` columns, rounded to the dtype of `y`; `cols` is `W` where that is known.
+#[inline(always)]
+fn finish_rows<const W: usize>(c: &[f32], ldc: usize, (rows, cols): (usize, usize), y: Rows, plus: Rows) {
+    for r in 0..rows {
+        let mut line = [0f32; W];
+        line[..cols].copy_from_slice(&c[r * ldc..][..cols]);
+        // SAFETY: rows of the output and of what is added to it, by the caller; a task's own.
+        unsafe {
+            match plus {
+                Rows::None => {}
+                Rows::F32(addr, stride) => {
+                    for (c, x) in line.iter_mut().zip(row::<f32>(addr, stride, r, cols)) {
+                        *c += *x;
                     }
                 }
-                match y {
-                    Rows::None => {}
-                    Rows::F32(addr, stride) => row::<f32>(addr, stride, r, cols).copy_from_slice(&line[..cols]),
-                    Rows::Bf16(addr, stride) => {
-                        for (y, c) in row::<u16>(addr, stride, r, cols).iter_mut().zip(&line) {
-                            *y = simd::bf16(*c);
-                        }
+                Rows::Bf16(addr, stride) => {
+                    for (c, x) in line.iter_mut().zip(row::<u16>(addr, stride, r, cols)) {
+                        *c += f32::from_bits(u32::from(*x) << 16);
                     }
                 }
             }
+            match y {
+                Rows::None => {}
+                Rows::F32(addr, stride) => row::<f32>(addr, stride, r, cols).copy_from_slice(&line[..cols]),
+                Rows::Bf16(addr, stride) => {
+                    for (y, c) in row::<u16>(addr, stride, r, cols).iter_mut().zip(&line) {
+                        *y = simd::bf16(*c);
+                    }
+                }
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// [`finish_rows`] of a tile of a product: whole ones have columns whose number the compiler knows.
+    fn finish(c: &[f32], ldc: usize, rows: usize, cols: usize, y: Rows, plus: Rows) {
+        match cols {
+            MAX_NR => finish_rows::<MAX_NR>(c, ldc, (rows, MAX_NR), y, plus),
+            16 => finish_rows::<16>(c, ldc, (rows, 16), y, plus),
+            8 => finish_rows::<8>(c, ldc, (rows, 8), y, plus),
+            _ => finish_rows::<MAX_NR>(c, ldc, (rows, cols), y, plus),
         }
     }
 }
@@ -120,6 +133,19 @@ struct Product {
     paired: bool,
     /// Inner size.
     k: usize,
+}
+
+/// Elements of a buffer that tasks write to, each its own.
+#[derive(Clone, Copy)]
+struct Parts(usize);
+
+impl Parts {
+    /// # Safety
+    /// The buffer holds them and lives, and nobody else uses them meanwhile.
+    unsafe fn at<'a>(self, first: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut((self.0 as *mut f32).add(first), len) }
+    }
 }
 
 /// Where a task finds its right operand.
@@ -192,6 +218,15 @@ impl Product {
                 }
             }
         }
+    }
+
+    /// The product of inner indices `k0..k0 + kk` alone, to `y`.
+    fn part(&self, y: Tensor, k0: usize, kk: usize) -> Self {
+        let along = |x: Tensor| x.slice_cols(k0..k0 + kk);
+        let down = |x: Tensor| x.slice_rows(k0..k0 + kk);
+        let a = if self.form == Form::TN { down(self.a) } else { along(self.a) };
+        let b = if self.form == Form::NT { along(self.b) } else { down(self.b) };
+        Self { y, a, b, k: kk, epilogue: Epilogue::NONE, ..*self }
     }
 
     /// Rows `i0..i0 + mi`, columns `j0..j0 + nj` of the product.
@@ -347,6 +382,9 @@ impl Matmul for Cpu {
                 product.task((i0, tm.min(m - i0)), (first + j0, tn.min(count - j0)), source);
             });
         };
+        if m * n <= DEEP.0 && k >= DEEP.1 {
+            return self.deep(&product, (m, n), &each);
+        }
         if product.right_stays(m, n) {
             return multiply(0, n, Source::Own);
         }
@@ -355,7 +393,7 @@ impl Matmul for Cpu {
         }
         let panel = micro.nr * product.depth(k);
         let strip = (PACKED / (4 * panel)).max(1) * micro.nr;
-        let mut packed = std::mem::take(&mut *self.packed.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut packed = self.take_packed();
         for first in (0..n).step_by(strip) {
             let count = strip.min(n - first);
             let panels = count.div_ceil(micro.nr);
@@ -363,19 +401,73 @@ impl Matmul for Cpu {
                 packed.resize(panels * panel, 0.0);
             }
             let blocks = k.div_ceil(KC);
-            let place = packed.as_mut_ptr() as usize;
+            let place = Parts(packed.as_mut_ptr() as usize);
             each(panels * blocks, &|i| {
                 let (q, k0) = (i / blocks, i % blocks * KC);
                 let (j, kk) = (q * micro.nr, KC.min(k - k0));
                 let (at, len) = (q * panel + product.depth(k0) * micro.nr, product.depth(kk) * micro.nr);
                 // SAFETY: inside the buffer, and every task has its own part.
-                let out = unsafe { std::slice::from_raw_parts_mut((place as *mut f32).add(at), len) };
+                let out = unsafe { place.at(at, len) };
                 with_buffers([LINES], |[lines]| {
                     product.pack(out, (first + j, micro.nr.min(count - j)), (k0, kk), lines);
                 });
             });
             multiply(first, count, Source::Shared(&packed, first));
         }
+        self.put_packed(packed);
+    }
+}
+
+impl Cpu {
+    /// A product of few elements and a large inner size. Its blocks of the inner size are tasks, so that each operand is
+    /// packed once and used from L2; their results are added up in order, some blocks at a time.
+    fn deep(
+        &self,
+        product: &Product,
+        (m, n): (usize, usize),
+        each: &dyn Fn(usize, &(dyn Fn(usize) + Sync)),
+    ) {
+        let (blocks, size, nr) = (product.k.div_ceil(KC), m * n, product.micro.nr);
+        let wave = (PACKED / 4 / size).clamp(1, blocks);
+        let mut packed = self.take_packed();
+        packed.resize(packed.len().max((1 + wave) * size), 0.0);
+        let place = Parts(packed.as_mut_ptr() as usize);
+        for first in (0..blocks).step_by(wave) {
+            let count = wave.min(blocks - first);
+            each(count, &|i| {
+                let k0 = (first + i) * KC;
+                let y = Tensor::new(place.0 + 4 * (1 + i) * size, DType::F32, m, n);
+                product.part(y, k0, KC.min(product.k - k0)).task((0, m), (0, n), Source::Task);
+            });
+            each(m, &|r| {
+                // SAFETY: a task's own row of the sums, and rows of blocks that nobody writes any more.
+                let row = |i: usize| unsafe { place.at(i * size + r * n, n) };
+                let sum = row(0);
+                for i in 0..count {
+                    match first + i {
+                        0 => sum.copy_from_slice(row(1)),
+                        _ => simd::add(sum, row(1 + i)),
+                    }
+                }
+                if first + count == blocks {
+                    with_buffers([LINES], |[line]| {
+                        for (j, sum) in sum.chunks_mut(nr).enumerate() {
+                            let len = sum.len();
+                            product.finish(sum, len, (r, j * nr), (1, len), line);
+                        }
+                    });
+                }
+            });
+        }
+        self.put_packed(packed);
+    }
+
+    /// The buffer that the tasks of a product share. (A product beside another one has its own.)
+    fn take_packed(&self) -> Vec<f32> {
+        std::mem::take(&mut *self.packed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn put_packed(&self, packed: Vec<f32>) {
         *self.packed.lock().unwrap_or_else(PoisonError::into_inner) = packed;
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn allowed() -> Result<Level> {
 
 /// The level in use: the machine's, or less where the environment says so. (A value that is none of the three is reported
 /// by `Cpu::new`.)
-#[inline]
+#[inline(always)]
 pub(super) fn level() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
