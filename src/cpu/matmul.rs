@@ -1,8 +1,8 @@
 //! Matrix products: output tiles are tasks; each accumulates in f32 and writes once, from the cache.
 
-use super::gemm::{AHEAD, KC, LINES, Left, MAX_NR, Micro, Places, Right, Sum, block, pack_cols, pack_rows};
+use super::gemm::{AHEAD, KC, LINES, Left, Micro, Places, Right, Sum, block, pack_cols, pack_rows};
 use super::rows::{load, pairs_along, pairs_down, shape, store, view, with_buffers};
-use super::simd::vectorized;
+use super::simd::Level;
 use super::{Cpu, simd};
 use crate::ops::matmul::{Activation, Epilogue, Form, Matmul};
 use crate::tensor::{DType, Tensor};
@@ -60,58 +60,50 @@ impl Rows {
     }
 }
 
-/// `T` at row `r`, `len` long.
+/// `y = c + plus` for `rows` rows of 32 columns, rounded to the dtype of `y`: what compilers make of loops over so few
+/// columns takes a fifth of the time of a small product.
 ///
 /// # Safety
-/// The memory is there, of this type, and nobody else writes to it meanwhile.
-#[inline(always)]
-unsafe fn row<'a, T>(addr: usize, stride: usize, r: usize, len: usize) -> &'a mut [T] {
+/// The machine has AVX-512; `c` holds the rows; `y` and `plus` are rows of the output and of what is added to it, a task's
+/// own.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn finish_avx512(c: *const f32, ldc: usize, rows: usize, y: Rows, plus: Rows) {
+    use std::arch::x86_64::*;
     // SAFETY: the caller's promise.
-    unsafe { std::slice::from_raw_parts_mut((addr as *mut T).add(r * stride), len) }
-}
-
-/// `y = c + plus` for `rows` rows of at most `W` columns, rounded to the dtype of `y`; `cols` is `W` where that is known.
-#[inline(always)]
-fn finish_rows<const W: usize>(c: &[f32], ldc: usize, (rows, cols): (usize, usize), y: Rows, plus: Rows) {
-    for r in 0..rows {
-        let mut line = [0f32; W];
-        line[..cols].copy_from_slice(&c[r * ldc..][..cols]);
-        // SAFETY: rows of the output and of what is added to it, by the caller; a task's own.
-        unsafe {
-            match plus {
-                Rows::None => {}
-                Rows::F32(addr, stride) => {
-                    for (c, x) in line.iter_mut().zip(row::<f32>(addr, stride, r, cols)) {
-                        *c += *x;
+    unsafe {
+        for r in 0..rows {
+            for j in [0, 16] {
+                let mut x = _mm512_loadu_ps(c.add(r * ldc + j));
+                match plus {
+                    Rows::None => {}
+                    Rows::F32(addr, stride) => {
+                        x = _mm512_add_ps(x, _mm512_loadu_ps((addr as *const f32).add(r * stride + j)));
+                    }
+                    Rows::Bf16(addr, stride) => {
+                        let half = _mm256_loadu_si256((addr as *const u16).add(r * stride + j).cast());
+                        let wide = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half));
+                        x = _mm512_add_ps(x, _mm512_castsi512_ps(wide));
                     }
                 }
-                Rows::Bf16(addr, stride) => {
-                    for (c, x) in line.iter_mut().zip(row::<u16>(addr, stride, r, cols)) {
-                        *c += f32::from_bits(u32::from(*x) << 16);
+                match y {
+                    Rows::None => {}
+                    Rows::F32(addr, stride) => _mm512_storeu_ps((addr as *mut f32).add(r * stride + j), x),
+                    Rows::Bf16(addr, stride) => {
+                        // As `simd::bf16`.
+                        let bits = _mm512_castps_si512(x);
+                        let upper = _mm512_srli_epi32::<16>(bits);
+                        let odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+                        let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+                        let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+                        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+                        let quiet = _mm512_set1_epi32(0x40);
+                        let out = _mm512_mask_or_epi32(rounded, nan, upper, quiet);
+                        let place = (addr as *mut u16).add(r * stride + j);
+                        _mm256_storeu_si256(place.cast(), _mm512_cvtepi32_epi16(out));
                     }
                 }
             }
-            match y {
-                Rows::None => {}
-                Rows::F32(addr, stride) => row::<f32>(addr, stride, r, cols).copy_from_slice(&line[..cols]),
-                Rows::Bf16(addr, stride) => {
-                    for (y, c) in row::<u16>(addr, stride, r, cols).iter_mut().zip(&line) {
-                        *y = simd::bf16(*c);
-                    }
-                }
-            }
-        }
-    }
-}
-
-vectorized! {
-    /// [`finish_rows`] of a tile of a product: whole ones have columns whose number the compiler knows.
-    fn finish(c: &[f32], ldc: usize, rows: usize, cols: usize, y: Rows, plus: Rows) {
-        match cols {
-            MAX_NR => finish_rows::<MAX_NR>(c, ldc, (rows, MAX_NR), y, plus),
-            16 => finish_rows::<16>(c, ldc, (rows, 16), y, plus),
-            8 => finish_rows::<8>(c, ldc, (rows, 8), y, plus),
-            _ => finish_rows::<MAX_NR>(c, ldc, (rows, cols), y, plus),
         }
     }
 }
@@ -323,9 +315,16 @@ impl Product {
         line: &mut [f32],
     ) {
         let Epilogue { bias, activation, plus } = self.epilogue;
-        let plus_rows = plus.map_or(Some(Rows::None), |plus| Rows::at(plus, i0, j0));
-        if let (None, None, Some(y), Some(plus)) = (bias, activation, Rows::at(self.y, i0, j0), plus_rows) {
-            return finish(c, ldc, rows, cols, y, plus);
+        #[cfg(target_arch = "x86_64")]
+        if let (None, None) = (bias, activation)
+            && let Some(y) = Rows::at(self.y, i0, j0)
+            && let Some(plus) = plus.map_or(Some(Rows::None), |plus| Rows::at(plus, i0, j0))
+            && cols == 32
+            && simd::level() == Level::Avx512
+        {
+            assert!(c.len() >= (rows - 1) * ldc + cols);
+            // SAFETY: the level says so, the tile is whole by the assertion, and its place in the output is this task's.
+            return unsafe { finish_avx512(c.as_ptr(), ldc, rows, y, plus) };
         }
         for r in 0..rows {
             let out = &mut c[r * ldc..][..cols];
