@@ -3,8 +3,10 @@
 //! `cargo bench --bench ops -- matmul` runs one family, `-- cuda` the GPU alone. Products and attention report FLOP/s (criterion's
 //! `elem/s`), the others bytes of operands a second. The CPU takes two minutes on two cores.
 //!
-//! On a GPU times are the GPU's own, and operands lie in as many copies as it takes to find none of them in its cache. A table at
-//! the end compares each op with what the same GPU reaches at best: in the fastest product measured, and in a copy of memory.
+//! A table at the end compares each op with what the same machine reaches at best: the CPU in multiply-adds in registers (of
+//! bf16 pairs for operands in bf16, where it has them) and in a copy of memory, both measured in the same run; the GPU in the
+//! fastest product measured and in a copy. On a GPU times are its own, and operands lie in as many copies as it takes to find
+//! none of them in its cache. On a CPU small operands stay in caches: bytes then go faster than in a copy.
 
 #[allow(dead_code)]
 mod support;
@@ -17,7 +19,7 @@ use flanrt::tensor::DType;
 use std::cell::RefCell;
 use std::time::Duration;
 use support::cases::{self, Case, Work};
-use support::{Bench, Ready};
+use support::{Bench, Ready, ceiling};
 
 /// Microseconds a launch of every case that ran, with the case's name.
 type Times = RefCell<Vec<(String, Work, f64)>>;
@@ -59,7 +61,26 @@ fn measure(c: &mut Criterion, bench: &Bench, prefix: &str, list: &[Case], times:
 fn cpu(c: &mut Criterion) {
     let bench = Bench::Host(Box::new(Cpu::new(0).expect("threads")));
     let list = cases::all(&cases::SMALL, &[DType::F32, DType::BF16], 1 << 22);
-    measure(c, &bench, "", &list, &Times::default());
+    let times = Times::default();
+    measure(c, &bench, "", &list, &times);
+    let times = times.take();
+    if times.is_empty() {
+        return;
+    }
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let (plain, copy) = (ceiling::f32_flops(threads), ceiling::copy_bytes(threads));
+    let pairs = ceiling::bf16_flops(threads).unwrap_or(plain);
+    println!(
+        "\nshare of multiply-adds in registers (f32 {:.0}, bf16 {:.0} GFLOP/s) or of a copy ({:.0} GB/s)",
+        plain / 1e9,
+        pairs / 1e9,
+        copy / 1e9
+    );
+    table(&times, |name, work| match work {
+        Work::Bytes(_) => copy,
+        Work::Flop(_) if name.contains("bf16") => pairs,
+        Work::Flop(_) => plain,
+    });
 }
 
 fn cuda(c: &mut Criterion) {
@@ -72,30 +93,33 @@ fn cuda(c: &mut Criterion) {
     list.push(cases::copy(1 << 29));
     list.extend(cases::all(&cases::LARGE, &[DType::BF16], 1 << 28));
     measure(c, &bench, "cuda ", &list, &times);
-    table(&times.take());
-}
-
-/// A line a case: time, rate, and its share of the best rate of its sort.
-fn table(times: &[(String, Work, f64)]) {
-    let rate = |work: &Work, us: f64| match work {
-        Work::Flop(n) => (*n as f64 / us / 1e6, "TFLOP/s"),
-        Work::Bytes(n) => (*n as f64 / us / 1e3, "GB/s"),
+    let times = times.take();
+    let best = |op: &str| {
+        let those = times.iter().filter(|(name, ..)| name.starts_with(op));
+        those.map(|(_, work, us)| rate(work, *us)).fold(0.0, f64::max)
     };
-    let products = times.iter().filter(|(name, ..)| name.starts_with("matmul"));
-    let copies = times.iter().filter(|(name, ..)| name.starts_with("copy"));
-    let best = |which: &mut dyn Iterator<Item = &(String, Work, f64)>| {
-        which.map(|(_, work, us)| rate(work, *us).0).fold(0.0, f64::max)
-    };
-    let ceilings = [best(&mut products.into_iter()), best(&mut copies.into_iter())];
+    let (product, copy) = (best("matmul"), best("copy"));
     println!(
         "\nshare of the best product ({:.0} TFLOP/s) or of a copy ({:.0} GB/s)",
-        ceilings[0], ceilings[1]
+        product / 1e12,
+        copy / 1e9
     );
+    table(&times, |_, work| if matches!(work, Work::Bytes(_)) { copy } else { product });
+}
+
+/// Operations or bytes a second.
+fn rate(work: &Work, us: f64) -> f64 {
+    let (Work::Flop(n) | Work::Bytes(n)) = work;
+    *n as f64 / us * 1e6
+}
+
+/// A line a case: time, rate, and its share of the ceiling of its sort.
+fn table(times: &[(String, Work, f64)], ceiling: impl Fn(&str, &Work) -> f64) {
     for (name, work, us) in times {
-        let (rate, unit) = rate(work, *us);
-        let ceiling = ceilings[usize::from(matches!(work, Work::Bytes(_)))];
+        let (rate, ceiling) = (rate(work, *us), ceiling(name, work));
+        let unit = if matches!(work, Work::Flop(_)) { "GFLOP/s" } else { "GB/s" };
         let share = if ceiling > 0.0 { format!("{:4.2}", rate / ceiling) } else { "   -".into() };
-        println!("{us:>11.1} us  {rate:>7.1} {unit:<7}  {share}  {name}");
+        println!("{us:>11.1} us  {:>9.1} {unit:<7}  {share}  {name}", rate / 1e9);
     }
 }
 

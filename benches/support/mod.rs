@@ -1,6 +1,7 @@
 //! What the benches share: memory of random numbers on a device, the table of ops with their shapes, whole steps.
 
 pub(crate) mod cases;
+pub(crate) mod ceiling;
 pub(crate) mod whole;
 
 use flanrt::arena::Arena;

@@ -516,7 +516,8 @@ fn panel<const W: usize>(out: &mut [f32], x: Tensor, (row, k): (usize, usize), c
             for (p, slot) in slots.take(k).enumerate() {
                 prefetch_rows(x, row + p + AHEAD, 1, (col, W));
                 // SAFETY: as above.
-                *slot = unsafe { *(x.addr() as *const f32).add((row + p) * x.stride() + col).cast::<[f32; W]>() };
+                *slot =
+                    unsafe { *(x.addr() as *const f32).add((row + p) * x.stride() + col).cast::<[f32; W]>() };
             }
         }
         Become::Wide => {

@@ -87,7 +87,11 @@ impl Loss for Cpu {
             let place = floats(logits).as_mut_ptr() as usize;
             // In bf16 every row's gradients take the first half of its logits.
             let halved = w.dtype() == DType::BF16;
-            let dlogits = if halved { Tensor::new(place, DType::BF16, rows.len(), 2 * v).slice_cols(0..v) } else { logits };
+            let dlogits = if halved {
+                Tensor::new(place, DType::BF16, rows.len(), 2 * v).slice_cols(0..v)
+            } else {
+                logits
+            };
             self.each(rows.len(), |i| {
                 // SAFETY: one task a row of the chunk and of the losses, both exclusively this op's.
                 let row = unsafe { std::slice::from_raw_parts_mut((place as *mut f32).add(i * v), v) };

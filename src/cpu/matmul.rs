@@ -140,6 +140,9 @@ impl Parts {
     }
 }
 
+/// Runs a task for every number below the first argument.
+type Each<'a> = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + 'a;
+
 /// Where a task finds its right operand.
 #[derive(Clone, Copy)]
 enum Source<'a> {
@@ -420,12 +423,7 @@ impl Matmul for Cpu {
 impl Cpu {
     /// A product of few elements and a large inner size. Its blocks of the inner size are tasks, so that each operand is
     /// packed once and used from L2; their results are added up in order, some blocks at a time.
-    fn deep(
-        &self,
-        product: &Product,
-        (m, n): (usize, usize),
-        each: &dyn Fn(usize, &(dyn Fn(usize) + Sync)),
-    ) {
+    fn deep(&self, product: &Product, (m, n): (usize, usize), each: &Each) {
         let (blocks, size, nr) = (product.k.div_ceil(KC), m * n, product.micro.nr);
         let wave = (PACKED / 4 / size).clamp(1, blocks);
         let mut packed = self.take_packed();

@@ -458,7 +458,8 @@ impl Acts {
             cache: cache.zip(slots).map(|(c, slots)| (c.clone(), put(c.slots(slot), &slots))),
             distinct,
             wanted: batch.targets.clone(),
-            key: [self.id as usize, slot, t, unique.len(), rows.len(), usize::from(picked.is_some())].map(|n| n as u64),
+            key: [self.id as usize, slot, t, unique.len(), rows.len(), usize::from(picked.is_some())]
+                .map(|n| n as u64),
             picked,
         };
         device.attention_plan(&input.forest());
