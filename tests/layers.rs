@@ -44,7 +44,7 @@ const KNOWS: [(&str, &[&str]); 24] = [
 const GUARDED: [(&str, &[&str]); 13] = [
     ("cudarc", &["cuda", "dist"]),
     ("safetensors", &["weights"]),
-    ("memmap2", &["weights", "data"]),
+    ("memmap2", &["weights", "data", "cpu"]),
     ("tokenizers", &["text"]),
     ("minijinja", &["text", "flan"]),
     ("minijinja_contrib", &["text", "flan"]),
