@@ -237,7 +237,7 @@ impl Product {
             if stay { 0 } else { pm * depth },
             if matches!(source, Source::Task) { pn * depth } else { 0 },
             if whole { micro.mr * micro.nr } else { pm * pn },
-            LINES,
+            LINES.max(micro.nr * depth),
         ];
         let places = match whole {
             true => Places { down: 0, right: 0, ldc: micro.nr, by_rows: true },

@@ -36,6 +36,11 @@ fn roundoff(dtype: DType) -> (f64, f64) {
     }
 }
 
+/// Factors rounded to `dtype`: the errors of the terms are independent, so four standard deviations of one.
+fn rounded_factor(dtype: DType) -> f64 {
+    if dtype == DType::F32 { 0.0 } else { 4.0 * roundoff(dtype).0 }
+}
+
 /// Devices that must agree bit for bit.
 pub(crate) struct Kind {
     pub(crate) devices: Vec<Box<dyn Device>>,
@@ -140,9 +145,14 @@ impl<'a> Stand<'a> {
     }
 
     /// What an element of a product may be off by, relative to the root mean square of all, because a factor was rounded to
-    /// `dtype` on its way: nothing on a CPU. The errors of the terms are independent, so four standard deviations of one.
+    /// `dtype` on its way: nothing on a CPU.
     pub(crate) fn rounding(&self, dtype: DType) -> f64 {
-        if self.rounds && dtype != DType::F32 { 4.0 * roundoff(dtype).0 } else { 0.0 }
+        if self.rounds { rounded_factor(dtype) } else { 0.0 }
+    }
+
+    /// The same for products with the gradient of logits, which a CPU, too, keeps in bf16 where the weights are.
+    pub(crate) fn rounding_of_logits(&self, dtype: DType) -> f64 {
+        if dtype == DType::BF16 { rounded_factor(dtype) } else { self.rounding(dtype) }
     }
 
     /// A tensor of 0xff bytes inside a guarded area.

@@ -52,7 +52,7 @@ pub(crate) fn run(s: &Stand, lay: Lay, dtype: DType, case: Case) -> Vec<Tensor> 
     // Derivatives of the weight: only of the rows sampled here, for each of them all columns.
     let total =
         |w: &[f64]| (0..r).map(|i| -reference(row(i), w, wanted[i] as usize)).sum::<f64>() * f64::from(SCALE);
-    let products = arith + s.rounding(dtype);
+    let products = arith + s.rounding_of_logits(dtype);
     s.close("dx", products, dx, || {
         (0..r)
             .flat_map(|i| derivative(row(i), |x| -f64::from(SCALE) * reference(x, &ws, wanted[i] as usize)))
