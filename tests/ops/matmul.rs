@@ -8,9 +8,10 @@ use flanrt::tensor::{DType, Tensor};
 
 pub(crate) const FORMS: [Form; 3] = [Form::NT, Form::NN, Form::TN];
 
-/// `[m, n]`, inner `k`: below, at and above register tiles, the 256 of an inner block and the cache tiles. The last four lie
-/// on 16-byte boundaries: all of a GPU's tiles, and an inner dimension that it divides.
-const SIZES: [(usize, usize, usize); 17] = [
+/// `[m, n]`, inner `k`: below, at and above register tiles, the 256 of an inner block and the cache tiles; operands packed for
+/// all tasks, and inner sizes that are cut into tasks. The last four lie on 16-byte boundaries: all of a GPU's tiles, and an
+/// inner dimension that it divides.
+const SIZES: [(usize, usize, usize); 19] = [
     (1, 1, 1),
     (1, 33, 31),
     (31, 1, 123),
@@ -24,6 +25,8 @@ const SIZES: [(usize, usize, usize); 17] = [
     (3, 0, 5),
     (2, 3, 0),
     (123, 123, 123),
+    (420, 36, 801),
+    (21, 43, 4101),
     (248, 256, 40),
     (504, 504, 40),
     (8, 72, 40),

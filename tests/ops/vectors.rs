@@ -35,8 +35,10 @@ fn digests() -> Vec<String> {
         digest("adamw", dtype, &|s| optim::steps(s, kept, dtype, 1023));
         digest("adafactor", dtype, &|s| optim::factored_steps(s, kept, dtype, (31, 33), true));
         for form in matmul::FORMS {
-            let (size, then) = ((37, 45, 301), matmul::Then::InPlace);
-            digest("matmul", dtype, &|s| matmul::case(s, Strided, (dtype, dtype), form, size, then));
+            for size in [(37, 45, 301), (3, 35, 4101)] {
+                let then = matmul::Then::InPlace;
+                digest("matmul", dtype, &|s| matmul::case(s, Strided, (dtype, dtype), form, size, then));
+            }
         }
         let case = loss::Case { r: 5, d: 31, v: 1123, chunk: 3, spread: 3.0 };
         digest("loss", dtype, &|s| loss::run(s, Dense, dtype, case));
@@ -66,7 +68,7 @@ fn every_vector_width_gives_the_same_bits() {
         (level, lines("device ").concat(), lines("digest "))
     });
     let (_, _, widest) = &levels[0];
-    assert_eq!(widest.len(), 3 * 15);
+    assert_eq!(widest.len(), 3 * 18);
     for (level, device, digests) in &levels {
         if !device.contains(level) && *level != "plain" {
             println!("skipped: this machine has no {level} ({device})");
