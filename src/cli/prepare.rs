@@ -172,9 +172,11 @@ impl Prepared {
             let compact = dtype == DType::BF16 && profile.dtype == DType::BF16;
             self.decide("train.master", if compact { "remainder" } else { "f32" }, &name)?;
         }
-        let (micro_batch, recompute, gradients) = {
+        let (micro_batch, recompute, gradients, step) = {
             let t = &self.settings().train;
-            (t.micro_batch, t.recompute, t.gradients)
+            let step =
+                if t.batch_tokens > 0 { t.batch_tokens } else { t.batch_size.saturating_mul(self.seq_len) };
+            (t.micro_batch, t.recompute, t.gradients, step)
         };
         let policies: &[Recompute] = match &recompute {
             Auto::Fixed(policy) => std::slice::from_ref(policy),
@@ -193,7 +195,8 @@ impl Prepared {
             let sizes = self.sizes_of(profile, tokens, recompute);
             Trainer::measure(&self.config, dtype, sizes, method).used() as u64 <= free
         };
-        let mut tokens = micro_batch.fixed().unwrap_or(profile.tokens).max(self.seq_len);
+        // No room for more than a step has.
+        let mut tokens = micro_batch.fixed().unwrap_or(profile.tokens.min(step)).max(self.seq_len);
         let (store, policy) = loop {
             let mut ways = stores.iter().flat_map(|&s| policies.iter().map(move |&p| (s, p)));
             match ways.find(|&(store, policy)| fits(tokens, policy, store)) {

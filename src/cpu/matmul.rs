@@ -2,7 +2,6 @@
 
 use super::gemm::{AHEAD, KC, LINES, Left, Micro, Places, Right, Sum, block, pack_cols, pack_rows};
 use super::rows::{load, pairs_along, pairs_down, shape, store, view, with_buffers};
-use super::simd::Level;
 use super::{Cpu, simd};
 use crate::ops::matmul::{Activation, Epilogue, Form, Matmul};
 use crate::tensor::{DType, Tensor};
@@ -38,74 +37,6 @@ fn tile((m, n, k): (usize, usize, usize), micro: &Micro, threads: usize) -> (usi
         }
     }
     (tm, tn)
-}
-
-/// Rows of f32 or bf16 in memory: the address of the first element, and elements from one row to the next.
-#[derive(Clone, Copy)]
-enum Rows {
-    None,
-    F32(usize, usize),
-    Bf16(usize, usize),
-}
-
-impl Rows {
-    /// From row `r` and column `c` of `x` on; `None` for a dtype that has no fast way.
-    fn at(x: Tensor, r: usize, c: usize) -> Option<Self> {
-        let addr = x.addr() + (r * x.stride() + c) * x.dtype().size();
-        match x.dtype() {
-            DType::F32 => Some(Self::F32(addr, x.stride())),
-            DType::BF16 => Some(Self::Bf16(addr, x.stride())),
-            _ => None,
-        }
-    }
-}
-
-/// `y = c + plus` for `rows` rows of 32 columns, rounded to the dtype of `y`: what compilers make of loops over so few
-/// columns takes a fifth of the time of a small product.
-///
-/// # Safety
-/// The machine has AVX-512; `c` holds the rows; `y` and `plus` are rows of the output and of what is added to it, a task's
-/// own.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn finish_avx512(c: *const f32, ldc: usize, rows: usize, y: Rows, plus: Rows) {
-    use std::arch::x86_64::*;
-    // SAFETY: the caller's promise.
-    unsafe {
-        for r in 0..rows {
-            for j in [0, 16] {
-                let mut x = _mm512_loadu_ps(c.add(r * ldc + j));
-                match plus {
-                    Rows::None => {}
-                    Rows::F32(addr, stride) => {
-                        x = _mm512_add_ps(x, _mm512_loadu_ps((addr as *const f32).add(r * stride + j)));
-                    }
-                    Rows::Bf16(addr, stride) => {
-                        let half = _mm256_loadu_si256((addr as *const u16).add(r * stride + j).cast());
-                        let wide = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half));
-                        x = _mm512_add_ps(x, _mm512_castsi512_ps(wide));
-                    }
-                }
-                match y {
-                    Rows::None => {}
-                    Rows::F32(addr, stride) => _mm512_storeu_ps((addr as *mut f32).add(r * stride + j), x),
-                    Rows::Bf16(addr, stride) => {
-                        // As `simd::bf16`.
-                        let bits = _mm512_castps_si512(x);
-                        let upper = _mm512_srli_epi32::<16>(bits);
-                        let odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-                        let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-                        let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
-                        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
-                        let quiet = _mm512_set1_epi32(0x40);
-                        let out = _mm512_mask_or_epi32(rounded, nan, upper, quiet);
-                        let place = (addr as *mut u16).add(r * stride + j);
-                        _mm256_storeu_si256(place.cast(), _mm512_cvtepi32_epi16(out));
-                    }
-                }
-            }
-        }
-    }
 }
 
 /// The first elements of the tiles that cover `[m, n]`.
@@ -319,15 +250,12 @@ impl Product {
     ) {
         let Epilogue { bias, activation, plus } = self.epilogue;
         #[cfg(target_arch = "x86_64")]
-        if let (None, None) = (bias, activation)
-            && let Some(y) = Rows::at(self.y, i0, j0)
-            && let Some(plus) = plus.map_or(Some(Rows::None), |plus| Rows::at(plus, i0, j0))
-            && cols == 32
-            && simd::level() == Level::Avx512
-        {
-            assert!(c.len() >= (rows - 1) * ldc + cols);
-            // SAFETY: the level says so, the tile is whole by the assertion, and its place in the output is this task's.
-            return unsafe { finish_avx512(c.as_ptr(), ldc, rows, y, plus) };
+        if bias.is_none() && activation.is_none() {
+            let (y, size) = (self.y.slice_rows(i0..i0 + rows), j0..j0 + cols);
+            let plus = plus.map(|plus| plus.slice_rows(i0..i0 + rows).slice_cols(size.clone()));
+            if x86::finish(c, ldc, y.slice_cols(size), plus) {
+                return;
+            }
         }
         for r in 0..rows {
             let out = &mut c[r * ldc..][..cols];
@@ -466,5 +394,93 @@ impl Cpu {
 
     fn put_packed(&self, packed: Vec<f32>) {
         *self.packed.lock().unwrap_or_else(PoisonError::into_inner) = packed;
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use crate::cpu::simd::{Level, level};
+    use crate::tensor::{DType, Tensor};
+    use std::arch::x86_64::*;
+
+    /// Rows of f32 or bf16 in memory: the address of the first element, and elements from one row to the next.
+    #[derive(Clone, Copy)]
+    enum Rows {
+        None,
+        F32(usize, usize),
+        Bf16(usize, usize),
+    }
+
+    impl Rows {
+        fn of(x: Tensor) -> Option<Self> {
+            match x.dtype() {
+                DType::F32 => Some(Self::F32(x.addr(), x.stride())),
+                DType::BF16 => Some(Self::Bf16(x.addr(), x.stride())),
+                _ => None,
+            }
+        }
+    }
+
+    /// `y = c + plus`, rounded to the dtype of `y`, for rows of 32 columns of f32 or bf16, rows of `c` `ldc` apart: a tile of
+    /// a product, its task's own. What compilers make of loops over so few columns takes a fifth of the time of a small
+    /// product. False: it is no such tile, or there is no AVX-512, and nothing was done.
+    #[inline]
+    pub(super) fn finish(c: &[f32], ldc: usize, y: Tensor, plus: Option<Tensor>) -> bool {
+        let rows = y.rows();
+        if y.cols() != 32 || rows == 0 || level() != Level::Avx512 {
+            return false;
+        }
+        let (Some(to), Some(plus)) = (Rows::of(y), plus.map_or(Some(Rows::None), Rows::of)) else {
+            return false;
+        };
+        assert!(c.len() >= (rows - 1) * ldc + 32);
+        // SAFETY: the level says so; `c` is long enough; the tile of the output is this task's.
+        unsafe { finish_rows(c.as_ptr(), ldc, rows, to, plus) };
+        true
+    }
+
+    /// # Safety
+    /// The machine has AVX-512; `c` holds the rows; `y` and `plus` are rows that nobody else touches.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn finish_rows(c: *const f32, ldc: usize, rows: usize, y: Rows, plus: Rows) {
+        for i in 0..2 * rows {
+            let (r, j) = (i / 2, i % 2 * 16);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let mut x = _mm512_loadu_ps(c.add(r * ldc + j));
+                match plus {
+                    Rows::None => {}
+                    Rows::F32(addr, stride) => {
+                        x = _mm512_add_ps(x, _mm512_loadu_ps((addr as *const f32).add(r * stride + j)));
+                    }
+                    Rows::Bf16(addr, stride) => {
+                        let half = _mm256_loadu_si256((addr as *const u16).add(r * stride + j).cast());
+                        let wide = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half));
+                        x = _mm512_add_ps(x, _mm512_castsi512_ps(wide));
+                    }
+                }
+                match y {
+                    Rows::None => {}
+                    Rows::F32(addr, stride) => _mm512_storeu_ps((addr as *mut f32).add(r * stride + j), x),
+                    Rows::Bf16(addr, stride) => {
+                        let place = (addr as *mut u16).add(r * stride + j);
+                        _mm256_storeu_si256(place.cast(), bf16(x));
+                    }
+                }
+            }
+        }
+    }
+
+    /// As `simd::bf16`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn bf16(x: __m512) -> __m256i {
+        let bits = _mm512_castps_si512(x);
+        let upper = _mm512_srli_epi32::<16>(bits);
+        let odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+        let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+        let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+        _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40)))
     }
 }
