@@ -20,16 +20,23 @@ fn available() -> Option<u64> {
     Some(limit.map_or(machine, |limit| limit.min(machine)))
 }
 
-/// Asks the system to back all pages now, by huge ones where it has them: memory that is not there is missed here and not in
-/// the middle of a run, no step pays for first touches, and fewer addresses are looked up. A system that cannot do it backs
-/// pages when they are touched.
-fn prefault(memory: &MmapMut) {
-    #[cfg(target_os = "linux")]
-    for advice in [memmap2::Advice::HugePage, memmap2::Advice::PopulateWrite] {
-        let _ = memory.advise(advice);
+impl Cpu {
+    /// Asks the system to back all pages now, by huge ones where it has them: memory that is not there is missed here and not
+    /// in the middle of a run, no step pays for first touches, and fewer addresses are looked up. A system that cannot do it
+    /// backs pages when they are touched.
+    fn prefault(&self, memory: &MmapMut) {
+        #[cfg(target_os = "linux")]
+        {
+            use memmap2::Advice::{HugePage, PopulateWrite};
+            let _ = memory.advise(HugePage);
+            // Clearing pages is work for all threads.
+            self.blocks(memory.len(), 32 << 20, |part| {
+                let _ = memory.advise_range(PopulateWrite, part.start, part.len());
+            });
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = memory;
     }
-    #[cfg(not(target_os = "linux"))]
-    let _ = memory;
 }
 
 impl Memory for Cpu {
@@ -53,7 +60,7 @@ impl Memory for Cpu {
             return Err(too_large());
         }
         let mut memory = MmapMut::map_anon(bytes.max(1)).map_err(|_| too_large())?;
-        prefault(&memory);
+        self.prefault(&memory);
         // The pages go back with the block.
         Ok(Block::new(memory.as_mut_ptr() as usize, move |_| drop(memory)))
     }
