@@ -69,27 +69,17 @@ def flanrt_train(env, model, file, loss, rows, seq, steps, dtype):
 
 
 def flanrt_score(env, model, requests, n, dtype):
-    """{seconds, scores, process}; seconds without start and loading, with tokenizing.
-
-    `seconds` of the summary where there is one; else a run with a single request (the fastest of three) is subtracted.
-    """
+    """{seconds, scores, process}; seconds without start and loading, with tokenizing."""
     env.scratch.mkdir(parents=True, exist_ok=True)
     lines = (env.inputs / requests).read_text().splitlines(keepends=True)
-    out = env.scratch / "scores.jsonl"
-
-    def run(n):
-        (env.scratch / "requests.jsonl").write_text("".join(lines[:n]))
-        out.unlink(missing_ok=True)
-        files = ["--requests", env.scratch / "requests.jsonl", "--out", out]
-        how = ["--boundary", "lm-eval", "--no-unconditional", "--dtype", dtype, "--threads", env.threads, "--progress", "none"]
-        return env.execute([env.flanrt, "score", env.inputs / model, "--json", *files, *how])
-
-    process = run(n)
+    chosen, out = env.scratch / "requests.jsonl", env.scratch / "scores.jsonl"
+    chosen.write_text("".join(lines[:n]))
+    out.unlink(missing_ok=True)
+    how = ["--boundary", "lm-eval", "--no-unconditional", "--dtype", dtype, "--threads", env.threads, "--progress", "none"]
+    files = ["--requests", chosen, "--out", out]
+    process = env.execute([env.flanrt, "score", env.inputs / model, "--json", *files, *how])
     scores = [[option["logprob"] for option in json.loads(line)["options"]] for line in out.open()]
-    seconds = json.loads(process.stdout).get("seconds")
-    if seconds is None:
-        seconds = max(process.wall - min(run(1).wall for _ in range(3)), 1e-3)
-    return dict(seconds=seconds, scores=scores, process=process)
+    return dict(seconds=json.loads(process.stdout)["seconds"], scores=scores, process=process)
 
 
 # Theirs

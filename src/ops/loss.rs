@@ -9,10 +9,9 @@ pub const NO_TARGET: u32 = u32::MAX;
 /// [1, n]` u32; `scratch [c, v]` f32 has room for the logits of `c` rows, which a device divides as it likes. A target of
 /// [`NO_TARGET`] asks for nothing: its loss and gradient, or its log-probability, are 0.
 pub trait Loss {
-    /// (The gradient of the logits is an activation gradient: it may be rounded to a 16-bit storage dtype.)
-    ///
     /// `loss[i] = -log softmax(w x_i)[targets_i]`, `[1, r]` f32; sets `dx [r, d]` and adds to `dw [v, d]` f32 the gradient
-    /// of `scale * sum(loss)`, `scale [1, 1]` f32. `dx` may be `x`.
+    /// of `scale * sum(loss)`, `scale [1, 1]` f32. `dx` may be `x`. On its way the gradient of the logits may be rounded to a
+    /// 16-bit storage dtype, as that of any activation.
     fn linear_cross_entropy(
         &self,
         loss: Tensor,
