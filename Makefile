@@ -38,16 +38,21 @@ cuda-toolkit:
 fuzz:
 	for target in requests data config; do cargo fuzz run $$target -- -max_total_time=600 -max_len=4096 || exit 1; done
 
-# The base model inside the binary: text of the micro-world, a tokenizer trained on it, one pretraining run.
-# About 12 minutes on two cores. See weights/README.md.
+# The base model inside the binary: text of the micro-world and of books, a tokenizer trained on it, one pretraining run.
+# About 40 minutes on two cores. BOOKS is a folder with the books of weights/books.sha256: see weights/README.md.
 BASE := target/base
+BOOKS ?= books
+PRIMER := 19200
 weights:
 	cargo build --release
-	rm -rf $(BASE) && mkdir -p $(BASE)
-	target/release/flanrt world text -n 100000 --seed 1 --out $(BASE)/text.jsonl
+	rm -rf $(BASE) && mkdir -p $(BASE)/start
+	target/release/flanrt world text --primer $(PRIMER) -n 113000 --seed 1 --out $(BASE)/world.jsonl
 	target/release/flanrt world text -n 500 --seed 2 --out $(BASE)/val.jsonl
-	target/release/flanrt pretrain weights $(BASE)/text.jsonl -c weights/pretrain.toml --val $(BASE)/val.jsonl \
-		--vocab-size 1024 --out $(BASE)/run
+	python3 scripts/pretraining_text.py $(BASE)/text.jsonl $(BASE)/world.jsonl $(PRIMER) weights/books.sha256 $(BOOKS)
+	cp weights/config.json $(BASE)/start/
+	target/release/flanrt pretrain $(BASE)/start $(BASE)/text.jsonl -c weights/pretrain.toml --val $(BASE)/val.jsonl \
+		--vocab-size 2560 --dtype f32 --out $(BASE)/run
 	cp $(BASE)/run/model/*.json $(BASE)/run/model/model.safetensors weights/
 	rm -f weights/MANIFEST.json
 	cp $(BASE)/run/metrics.jsonl weights/pretrain.metrics.jsonl
+	cp $(BASE)/run/report/index.png weights/pretrain.png

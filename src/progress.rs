@@ -5,6 +5,7 @@
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How progress is shown.
@@ -48,9 +49,28 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// At least this lies between two lines.
 const INTERVAL: Duration = Duration::from_secs(5);
 
+static HUSHED: AtomicBool = AtomicBool::new(false);
+
+/// While it lives, [`tell`] says nothing: for runs inside a larger one, which tells of them in its own words.
+pub struct Hush(());
+
+/// Silences [`tell`] until the value is dropped.
+pub fn hush() -> Hush {
+    HUSHED.store(true, Ordering::Relaxed);
+    Hush(())
+}
+
+impl Drop for Hush {
+    fn drop(&mut self) {
+        HUSHED.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Writes a line to stderr. A reader that went away, or a full disk behind it, must not end the work.
 pub fn tell(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    if !HUSHED.load(Ordering::Relaxed) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
 }
 
 /// The progress of one piece of work.

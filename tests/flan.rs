@@ -1,14 +1,14 @@
 //! The FLAN system against the paper's numbers and against real rows: datasets, templates, splits, weights, metrics on disk.
 
 use flanrt::flan::{
-    Assign, Catalog, DataDirs, Mode, Part, Rates, Schedule, Split, TEMPLATES, TaskRef, faults, load_part,
-    places, sample,
+    Assign, Catalog, Collection, DataDirs, Mode, Part, Rates, Schedule, Split, TEMPLATES, TaskRef, faults,
+    load_part, places, sample,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 fn catalog() -> Catalog {
-    Catalog::load(None).unwrap()
+    Catalog::load(Collection::Flan, None).unwrap()
 }
 
 fn assets() -> Option<PathBuf> {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// For every top module those of the same crate that it may name. `cli` stands above all and may name any.
-const KNOWS: [(&str, &[&str]); 24] = [
+const KNOWS: [(&str, &[&str]); 26] = [
     ("error", &[]),
     ("tensor", &[]),
     ("clock", &[]),
@@ -27,7 +27,9 @@ const KNOWS: [(&str, &[&str]); 24] = [
     ("world", &["rng", "error"]),
     ("metrics", &[]),
     ("hub", &["disk", "error"]),
-    ("flan", &["data", "text", "score", "metrics", "disk", "rng", "error"]),
+    ("experiment", &["metrics", "rng"]),
+    ("report", &["error"]),
+    ("flan", &["data", "text", "score", "metrics", "world", "disk", "rng", "error"]),
     ("score", &["model", "text", "weights", "ops", "arena", "tensor", "disk", "error"]),
     (
         "train",
@@ -41,7 +43,9 @@ const KNOWS: [(&str, &[&str]); 24] = [
 ];
 
 /// Crates that only these modules may name.
-const GUARDED: [(&str, &[&str]); 13] = [
+const GUARDED: [(&str, &[&str]); 15] = [
+    ("resvg", &["report"]),
+    ("notosans", &["report"]),
     ("cudarc", &["cuda", "dist"]),
     ("safetensors", &["weights"]),
     ("memmap2", &["weights", "data", "cpu"]),

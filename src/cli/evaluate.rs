@@ -8,7 +8,8 @@ use crate::flan::eval::{
     Answer, EvalOptions, Grams, Overlap, Question, Report, Rule, compare, evaluate, load_saved, save, table,
 };
 use crate::flan::{
-    Catalog, DataDirs, FORMAT_FILE, Format, Join, Mode, Part, TaskRef, Truncate, Wording, Writer, load_part,
+    Catalog, Collection, DataDirs, FORMAT_FILE, Format, Join, Mode, Part, TaskRef, Truncate, Wording, Writer,
+    load_part,
 };
 use crate::progress::Progress;
 use crate::score::generate::{GenerateOptions, encode_prompt, generate};
@@ -63,6 +64,9 @@ pub(super) struct Evaluate {
     /// At most so many forward templates of a dataset
     #[arg(long, value_name = "N", help_heading = "FLAN")]
     templates: Option<usize>,
+    /// Ask every row in one template, in turn, instead of in all
+    #[arg(long, help_heading = "FLAN")]
+    rotate: bool,
     /// Leave the OPTIONS block out of prompts
     #[arg(long, help_heading = "FLAN")]
     no_options: bool,
@@ -88,7 +92,7 @@ pub(super) struct Evaluate {
 
 pub(super) fn join(text: &str) -> std::result::Result<Join, String> {
     let found = Join::NAMES.iter().find(|(name, _)| *name == text).map(|(_, join)| *join);
-    found.ok_or_else(|| "expected eos, newline, chat or none".into())
+    found.ok_or_else(|| "expected eos, newline, newline-space, chat or none".into())
 }
 
 /// What was read and checked before the model is loaded.
@@ -110,7 +114,7 @@ fn tuned_with(source: &Source) -> Result<Option<Join>> {
 impl Evaluate {
     /// Reads datasets' definitions and checks every flag.
     pub(super) fn prepare(&self, source: &Source, context: usize, window: Option<usize>) -> Result<Prepared> {
-        let catalog = Catalog::load(self.tasks_dir.as_deref())?;
+        let catalog = Catalog::load(Collection::of(&self.data), self.tasks_dir.as_deref())?;
         catalog.select(&self.tasks)?;
         let data = DataDirs::new(&self.data, &catalog)?;
         if data.is_empty() {
@@ -136,6 +140,7 @@ impl Evaluate {
             rule,
             limit: self.limit,
             templates: self.templates,
+            rotate: self.rotate,
             block: !self.no_options,
             dev: !self.no_dev,
             seed: self.seed,
@@ -157,7 +162,7 @@ impl Prepared {
 }
 
 /// A tokenizer that puts nothing in front: chat templates write BOS where they want it.
-struct Bare<'a>(&'a Tokenizer);
+pub(super) struct Bare<'a>(pub(super) &'a Tokenizer);
 
 impl Encode for Bare<'_> {
     fn prefix(&self) -> &[u32] {
@@ -175,15 +180,15 @@ impl Encode for Bare<'_> {
 }
 
 /// The model behind an evaluation.
-struct Model<'a, 'd> {
-    engine: &'a mut Engine<'d>,
-    tokenizer: &'a Tokenizer,
-    encode: &'a dyn Encode,
-    scoring: ScoreOptions,
-    generating: GenerateOptions,
-    work: &'a Path,
-    global: &'a Global,
-    stop: &'a AtomicBool,
+pub(super) struct Model<'a, 'd> {
+    pub(super) engine: &'a mut Engine<'d>,
+    pub(super) tokenizer: &'a Tokenizer,
+    pub(super) encode: &'a dyn Encode,
+    pub(super) scoring: ScoreOptions,
+    pub(super) generating: GenerateOptions,
+    pub(super) work: &'a Path,
+    pub(super) global: &'a Global,
+    pub(super) stop: &'a AtomicBool,
 }
 
 impl Answer for Model<'_, '_> {
@@ -292,6 +297,7 @@ pub(super) fn run(
         ("options", o.block.to_string()),
         ("limit", o.limit.map_or("none".into(), |l| l.to_string())),
         ("templates", o.templates.map_or("all".into(), |l| l.to_string())),
+        ("rotate", o.rotate.to_string()),
         ("seed", o.seed.to_string()),
     ] {
         settings.insert(key.into(), value);
@@ -309,7 +315,7 @@ pub(super) fn run(
         // A model that was not tuned goes on with the next line, or the next example.
         stop: match (w.prompt, writer.format.join) {
             (Mode::Continuation, _) => vec!["\n".into()],
-            (_, Join::Newline) => vec!["\n\n".into()],
+            (_, Join::Newline | Join::NewlineSpace) => vec!["\n\n".into()],
             _ => Vec::new(),
         },
         prefix: encode.prefix().to_vec(),
@@ -396,8 +402,8 @@ fn contamination(c: &Evaluate, p: &Prepared, chosen: &[TaskRef<'_>], report: &mu
         else {
             continue;
         };
-        let Some(folder) = p.data.find(task.task) else { continue };
-        let Some(part) = load_part(*task, &folder, Part::Test, usize::MAX)? else { continue };
+        let Some(place) = p.data.find(task.task) else { continue };
+        let Some(part) = load_part(*task, &place, Part::Test, usize::MAX)? else { continue };
         let places: std::collections::BTreeSet<&str> =
             t.samples.iter().filter(|s| s.part == "test").map(|s| s.place.as_str()).collect();
         for found in part.rows.iter().filter(|f| places.contains(f.id.as_str())) {
@@ -409,8 +415,8 @@ fn contamination(c: &Evaluate, p: &Prepared, chosen: &[TaskRef<'_>], report: &mu
     }
     if c.contamination {
         for task in p.catalog.tasks().filter(|t| !chosen.iter().any(|c| c.task.name == t.task.name)) {
-            let Some(folder) = p.data.find(task.task) else { continue };
-            let Some(part) = load_part(task, &folder, Part::Train, 30_000)? else { continue };
+            let Some(place) = p.data.find(task.task) else { continue };
+            let Some(part) = load_part(task, &place, Part::Train, 30_000)? else { continue };
             for found in &part.rows {
                 for value in found.row.fields.values().filter_map(|v| v.as_str()) {
                     grams.read(value);

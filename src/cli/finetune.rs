@@ -1,9 +1,11 @@
 //! `flanrt finetune` and `flanrt pretrain`: check everything that can be checked, then train, then save.
 
+use super::demo::{self, Demo};
 use super::device::Machine;
 use super::prepare::{Data, Prepared, Start, count, millions};
+use super::run_report::{self, Outcome};
 use super::settings::Resolved;
-use super::{Global, TrainFlags};
+use super::{Global, TrainFlags, findings};
 use crate::disk;
 use crate::dist::Solo;
 use crate::error::{self, Error, Kind, Result};
@@ -56,7 +58,7 @@ pub(super) struct Pretrain {
 }
 
 /// Flags of a run that is started (not only planned).
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default)]
 pub(super) struct Go {
     /// Continue the run in this directory; its settings are read from there
     #[arg(long, value_name = "DIR", conflicts_with = "out")]
@@ -114,13 +116,13 @@ pub(super) fn finetune(mut c: Finetune, global: &Global) -> Result<()> {
     if let Some(model) = c.model_flag.take() {
         c.data.splice(0..0, c.model.replace(model));
     }
-    let demo = c.model.as_deref().is_none_or(|m| m == "builtin")
+    let no_arguments = c.model.as_deref().is_none_or(|m| m == "builtin")
         && c.data.is_empty()
         && c.train.config.is_none()
         && c.train.mixture.is_none();
-    let command = if demo { super::prepare::demo_defaults() } else { Vec::new() };
+    let command = if no_arguments { demo::defaults() } else { Vec::new() };
     let resolved = resolve(&c.train, &c.go, global, &command, c.model.as_deref(), &c.data)?;
-    execute(Prepared::finetune(resolved, true)?, &c.go, global)
+    execute(Prepared::finetune(resolved, true)?, &c.go, global, &*stop_flag()?, true)
 }
 
 pub(super) fn pretrain(mut c: Pretrain, global: &Global) -> Result<()> {
@@ -130,7 +132,7 @@ pub(super) fn pretrain(mut c: Pretrain, global: &Global) -> Result<()> {
     if resolved.settings.mix.is_empty() {
         return Err(Error::usage("no text to train on").fix("flanrt pretrain MODEL TEXT..."));
     }
-    execute(Prepared::pretrain(resolved)?, &c.go, global)
+    execute(Prepared::pretrain(resolved)?, &c.go, global, &*stop_flag()?, false)
 }
 
 /// Says a line on standard error, as `println!` would.
@@ -153,11 +155,18 @@ struct Run<'a> {
     go: &'a Go,
     stop: &'a AtomicBool,
     deadline: Option<Instant>,
+    measured: bool,
     global: &'a Global,
 }
 
-fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
-    let stop = stop_flag()?;
+/// Does the run that was prepared. `measured`: the embedded model on its own tasks is asked before and after.
+pub(super) fn execute(
+    mut p: Prepared,
+    go: &Go,
+    global: &Global,
+    stop: &AtomicBool,
+    measured: bool,
+) -> Result<()> {
     let deadline = go.max_time.and_then(|t| Instant::now().checked_add(t));
     let device = Machine::open(&p.settings().run.device, p.settings().run.threads)?;
     p.fit(&*device)?;
@@ -208,7 +217,7 @@ fn execute(mut p: Prepared, go: &Go, global: &Global) -> Result<()> {
         Some(_) => RunDir::resume(&out, &info)?,
         None => RunDir::create(&out, &info)?,
     };
-    let run = Run { p: &p, data: &data, device: &device, go, stop: &stop, deadline, global };
+    let run = Run { p: &p, data: &data, device: &device, go, stop, deadline, measured, global };
     let result = error::catch(|| run.train(&mut dir));
     let (status, code, hash) = match &result {
         Ok(hash) => (Status::Finished, 0, Some(hash.as_str())),
@@ -293,14 +302,18 @@ impl Run<'_> {
             let preview = self.data.preview(&p.tokenizer, 5, |text| format!("[[{text}]]"))?;
             disk::write_atomic(&dir.path().join("data/preview.txt"), preview.as_bytes())?;
         }
+        let demo = match self.measured && demo::applies(p) {
+            true => Some(Demo::new(p, self.device, self.global, self.stop)?),
+            false => None,
+        };
+        let before = match (&demo, &p.start) {
+            (Some(demo), Start::Weights(source)) => Some(demo.before(source, dir)?),
+            _ => None,
+        };
         let sizes = p.sizes(self.device.profile());
         let mut trainer = Trainer::new(&**self.device, &p.config, p.dtype(), sizes, s.train.method())?;
         let decided_by = p.decided_by(self.data);
         let state = self.start(&mut trainer, dir, &decided_by)?;
-        let before = match &p.demo {
-            Some(demo) => Some(demo.score_before(&trainer, &p.tokenizer, dir)?),
-            None => None,
-        };
         let job = Job {
             recipe: &s.train,
             examples: &self.data.train,
@@ -323,19 +336,44 @@ impl Run<'_> {
         }
         let hash = checkpoint::weights_hash(&trainer);
         let saved = dir.path().join("model");
-        if let Err(e) = save(p, &trainer, &saved, p.dtype()) {
+        if let Err(e) = save(p, &trainer, &saved, s.output.dtype.fixed().unwrap_or(p.dtype())) {
             // The steps are done: keep them for a --resume that only has to save.
             let fill = |dir: &Path| checkpoint::save(&trainer, &finish.state, dir);
             let _ = dir.save_checkpoint(finish.total, s.output.keep, fill);
             return Err(e);
         }
-        if let (Some(demo), Some(before)) = (&p.demo, &before) {
-            let after = demo.score(&trainer, &p.tokenizer)?;
-            dir.set("scores_after", json!(after))?;
-            say!("\n{}\n", demo.compare(before, &after));
+        let arena = trainer.arena().used() as u64;
+        drop(trainer);
+        let mut measured = None;
+        if let (Some(demo), Some(before)) = (demo, &before) {
+            let compared = demo.compare(before, &demo.after(&saved, dir)?)?;
+            dir.set("compared", compared.json())?;
+            measured = Some((compared.verdict(), compared.section()));
         }
-        self.report_memory(dir, trainer.arena().used() as u64)?;
-        self.report(dir, &finish, &saved, &hash)?;
+        if let Some((verdict, section)) = &measured {
+            let screen = findings::screen();
+            for part in section
+                .figures
+                .iter()
+                .map(|f| f.text(screen))
+                .chain(section.tables.iter().map(|t| t.text(screen)))
+            {
+                say!("\n{part}");
+            }
+            say!("{verdict}\n");
+        }
+        let outcome = Outcome {
+            device: self.device.name(),
+            hash: &hash,
+            steps: finish.total,
+            speed: finish.speed,
+            memory: (self.device.host_bytes(arena), super::plan::peak_bytes()),
+            validation: finish.validation,
+            measured,
+        };
+        let pages = run_report::write(p, self.data, dir, outcome)?;
+        self.report_memory(dir, arena)?;
+        self.report(dir, &finish, &saved, &hash, &pages)?;
         Ok(hash)
     }
 
@@ -391,13 +429,26 @@ impl Run<'_> {
         disk::write_atomic(&dir.path().join("plan.json"), format!("{plan:#}\n").as_bytes())
     }
 
-    fn report(&self, dir: &RunDir, finish: &Finish, saved: &Path, hash: &str) -> Result<()> {
+    fn report(
+        &self,
+        dir: &RunDir,
+        finish: &Finish,
+        saved: &Path,
+        hash: &str,
+        pages: &[String],
+    ) -> Result<()> {
+        let loss = run_report::loss_line(dir);
+        if !loss.is_empty() {
+            say!("loss    {loss}");
+        }
         if let Some((first, last)) = finish.validation {
             say!("result  validation loss {first:.4} -> {last:.4}");
         }
         say!("speed   {:.0} tokens/s over {} steps", finish.speed, finish.total);
         say!("saved   {}", saved.display());
         say!("hash    {hash}");
+        pages.iter().for_each(|page| say!("report  {page}"));
+        say!("replay  {}", run_report::command());
         match self.p.settings().mixture.data.first() {
             Some(data) => {
                 let held = self.p.settings().mixture.hold_out.join(",");
@@ -412,7 +463,7 @@ impl Run<'_> {
         let result = json!({
             "run": dir.path(), "steps": finish.total, "loss": finish.loss, "validation_loss": finish.validation,
             "tokens": finish.state.tokens, "tokens_per_second": finish.speed, "weights_hash": hash,
-            "scores_before": dir.get("scores_before"), "scores_after": dir.get("scores_after"),
+            "compared": dir.get("compared"),
         });
         super::print(&result.to_string())
     }
@@ -429,7 +480,7 @@ fn save(p: &Prepared, trainer: &Trainer<'_>, dir: &Path, dtype: DType) -> Result
     // transformers 5 writes "dtype"; before it was "torch_dtype".
     let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     config[key] = name.into();
-    let tensors = checkpoint::tensors(trainer, trainer.model.params.named(&p.config));
+    let tensors = checkpoint::tensors_as(trainer, trainer.model.params.named(&p.config), dtype);
     let mut files = p.tokenizer.files().to_vec();
     if !p.settings().mixture.name.is_empty() {
         let format = Format::new(p.settings().mixture.join, &p.tokenizer)?;

@@ -4,7 +4,9 @@ use super::settings::{MixtureSettings, Settings};
 use super::{Global, finetune::say};
 use crate::data::{self, Examples, FileReport, Order, SourceReport, examples::hashed, load_made};
 use crate::error::{Error, Result};
-use crate::flan::{Catalog, DataDirs, Mixture, Part, Rates, Source, Split, TaskRef, Writer, load_part};
+use crate::flan::{
+    Catalog, Collection, DataDirs, Mixture, Part, Rates, Source, Split, TaskRef, Writer, load_part,
+};
 use crate::progress::{Mode, Progress};
 use crate::text::Tokenizer;
 use rayon::prelude::*;
@@ -51,7 +53,7 @@ fn sources<'a>(
     let progress = Mutex::new((0, Progress::new(mode, "read", tasks.len() as u64, "dataset")));
     let read = |t: &TaskRef<'a>| -> Result<Option<(Source<'a>, SourceReport)>> {
         let found = match data.find(t.task) {
-            Some(folder) => load_part(*t, &folder, Part::Train, s.cap)?,
+            Some(place) => load_part(*t, &place, Part::Train, s.cap)?,
             None => None,
         };
         if let Ok(mut p) = progress.lock() {
@@ -96,7 +98,7 @@ pub(super) struct Read<'a> {
 
 /// The datasets' definitions that the settings name.
 pub(super) fn catalog(m: &MixtureSettings) -> Result<Catalog> {
-    Catalog::load((!m.tasks_dir.is_empty()).then(|| Path::new(&m.tasks_dir)))
+    Catalog::load(Collection::of(&m.data), (!m.tasks_dir.is_empty()).then(|| Path::new(&m.tasks_dir)))
 }
 
 /// Reads the rows of a mixture of `catalog`.
@@ -125,8 +127,16 @@ pub(super) fn read<'a>(catalog: &'a Catalog, s: &Settings, mode: Mode) -> Result
     }
     let (sources, files): (Vec<_>, Vec<_>) = found.into_iter().unzip();
     let rates = Rates { max_rate: m.max_rate, temperature: m.temperature, weights: m.weights.clone() };
-    let mixture =
-        Mixture::new(sources, &rates, s.train.seed, m.templates, m.prompt, m.inverse, split.templates)?;
+    let mixture = Mixture::new(
+        sources,
+        &rates,
+        s.train.seed,
+        m.templates,
+        m.prompt,
+        m.inverse,
+        split.templates,
+        m.options,
+    )?;
     Ok(Read { split, mixture, files, missing })
 }
 

@@ -5,14 +5,19 @@ mod demo;
 mod device;
 mod doctor;
 mod evaluate;
+mod exam;
+mod experiment;
+mod findings;
 mod finetune;
 mod generate;
 mod mixture;
 mod model;
 mod plan;
 mod prepare;
+mod run_report;
 mod score;
 pub mod settings;
+mod sizes;
 mod tasks;
 mod world;
 
@@ -56,6 +61,8 @@ pub(crate) struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the paper's experiments: cluster by cluster held out, number of clusters, size, instructions, ...
+    Experiment(experiment::Experiment),
     /// Instruction-tune a model (without arguments: the embedded one, offline, in about a minute)
     Finetune(finetune::Finetune),
     /// Train a new model from a configuration and plain text
@@ -148,6 +155,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Finetune(c) => finetune::finetune(c, global),
         Command::Pretrain(c) => finetune::pretrain(c, global),
+        Command::Experiment(c) => experiment::run(c, global),
         Command::Score(c) => score::run(c, global),
         Command::Generate(c) => generate::run(c, global),
         Command::Plan(c) => plan::run(c, global),

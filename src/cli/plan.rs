@@ -1,7 +1,8 @@
 //! `flanrt plan`: what a training run will need, from the same layout that it will carve.
 
+use super::demo;
 use super::device::Machine;
-use super::prepare::{Prepared, count, demo_defaults, millions, pretrain_defaults};
+use super::prepare::{Prepared, count, millions, pretrain_defaults};
 use super::{Global, TrainFlags};
 use crate::disk::human_bytes;
 use crate::error::Result;
@@ -55,7 +56,7 @@ pub(super) fn peak_bytes() -> Option<u64> {
 pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
     let command = match (c.pretrain, c.model.is_none() && c.data.is_empty()) {
         (true, _) => pretrain_defaults(),
-        (false, true) => demo_defaults(),
+        (false, true) => demo::defaults(),
         (false, false) => Vec::new(),
     };
     let resolved = c.train.resolve(&command, global, c.model.as_deref(), &c.data)?;
@@ -69,7 +70,7 @@ pub(super) fn run(c: Plan, global: &Global) -> Result<()> {
     let sizes = p.sizes(device.profile());
     let arena = Trainer::measure(&p.config, p.dtype(), sizes, s.train.method());
     // Tokens are part of the memory; they are kept in the cache, so a run that follows does not read the files again.
-    let data = match p.demo.is_some() || s.has_data() {
+    let data = match s.has_data() {
         true => Some(p.data(global)?),
         false => None,
     };

@@ -2,7 +2,6 @@
 //! headers, data.
 
 use super::Global;
-use super::demo::Demo;
 use super::mixture;
 use super::settings::{DataSettings, Loss, Resolved, Settings};
 use crate::data::{self, Example, Examples, Order, pack};
@@ -20,16 +19,6 @@ use std::path::PathBuf;
 
 /// Stream of the validation split.
 const SPLIT: u64 = 0x5911;
-
-/// Defaults of the run without arguments: about a minute on two cores.
-pub(super) fn demo_defaults() -> Vec<(&'static str, toml::Value)> {
-    use toml::Value as V;
-    vec![
-        ("train.steps", V::Integer(super::demo::STEPS)),
-        ("train.lr", V::Float(super::demo::LR)),
-        ("train.schedule", V::String("linear".into())),
-    ]
-}
 
 /// Defaults of pretraining.
 pub(super) fn pretrain_defaults() -> Vec<(&'static str, toml::Value)> {
@@ -59,7 +48,6 @@ pub(super) struct Prepared {
     pub(super) generation: Value,
     pub(super) tokenizer: Tokenizer,
     pub(super) seq_len: usize,
-    pub(super) demo: Option<Demo>,
 }
 
 impl Prepared {
@@ -74,19 +62,13 @@ impl Prepared {
         let config = source.config()?;
         let tokenizer = Tokenizer::load(&source)?;
         weights::check(&source.checkpoint()?, &config)?;
-        let demo = (source == Source::Builtin && !resolved.settings.has_data()).then(Demo::new);
-        if demo.is_some() && !resolved.settings.data.val.is_empty() {
-            return Err(
-                Error::usage("--val is given without training files").fix("name them after the model")
-            );
-        }
-        if with_data && demo.is_none() && !resolved.settings.has_data() {
+        if with_data && !resolved.settings.has_data() {
             return Err(Error::usage("no training data")
                 .fix("name files after the model (flanrt finetune MODEL DATA...), or --mixture flan --data DIR, or [[mix]] in a configuration file"));
         }
         let name = source.name();
         let generation = generation(&source)?;
-        Self::checked(resolved, Start::Weights(source), name, config, generation, tokenizer, demo)
+        Self::checked(resolved, Start::Weights(source), name, config, generation, tokenizer)
     }
 
     /// The same for a new model: `dir` holds config.json and perhaps the tokenizer.
@@ -107,7 +89,7 @@ impl Prepared {
         };
         let generation = generation(&source)?;
         let name = source.name();
-        Self::checked(resolved, Start::Random, name, config, generation, tokenizer, None)
+        Self::checked(resolved, Start::Random, name, config, generation, tokenizer)
     }
 
     fn checked(
@@ -117,7 +99,6 @@ impl Prepared {
         config: Config,
         generation: Option<Value>,
         tokenizer: Tokenizer,
-        demo: Option<Demo>,
     ) -> Result<Self> {
         check_ids(&tokenizer, &config)?;
         let asked = resolved.settings.data.seq_len;
@@ -135,7 +116,7 @@ impl Prepared {
         }
         let generation = generation
             .unwrap_or_else(|| json!({"bos_token_id": tokenizer.bos(), "eos_token_id": tokenizer.eos()}));
-        Ok(Self { resolved, start, name, config, generation, tokenizer, seq_len, demo })
+        Ok(Self { resolved, start, name, config, generation, tokenizer, seq_len })
     }
 
     /// Storage dtype of weights and activations.
@@ -243,24 +224,14 @@ impl Prepared {
                 mixture: Some(built.report),
             });
         }
-        let (train, val) = match &self.demo {
-            Some(demo) => (demo.examples(&self.tokenizer, &options, settings.train.seed)?, None),
-            None => {
-                let train = load(&settings.mix, &self.tokenizer, &options, global)?;
-                let val = match settings.data.val.as_slice() {
-                    [] => None,
-                    paths => {
-                        let first = settings.mix[0].clone();
-                        let source = data::Source {
-                            name: "validation".into(),
-                            paths: paths.to_vec(),
-                            cap: None,
-                            ..first
-                        };
-                        Some(load(&[source], &self.tokenizer, &options, global)?)
-                    }
-                };
-                (train, val)
+        let train = load(&settings.mix, &self.tokenizer, &options, global)?;
+        let val = match settings.data.val.as_slice() {
+            [] => None,
+            paths => {
+                let first = settings.mix[0].clone();
+                let source =
+                    data::Source { name: "validation".into(), paths: paths.to_vec(), cap: None, ..first };
+                Some(load(&[source], &self.tokenizer, &options, global)?)
             }
         };
         let n = train.len();
@@ -280,7 +251,10 @@ impl Prepared {
         validation.retain(|b| !b.rows.is_empty());
         let validation_report = val.as_ref().map(|v| v.report().clone());
         let hash = format!("{} {}", train.hash(), val.as_ref().map_or("", |v| v.hash()));
-        let turns = Order::new(settings.train.seed, order.len());
+        let turns = match settings.data.shuffle {
+            true => Order::new(settings.train.seed, order.len()),
+            false => Order::in_turn(order.len()),
+        };
         let batching = Batching::new(&settings.train, &train, order, turns);
         Ok(Data { hash, train, batching, validation, validation_report, mixture: None })
     }
@@ -292,7 +266,7 @@ impl Prepared {
         for free in ["log_every", "eval_every"] {
             train.as_object_mut().map(|t| t.remove(free));
         }
-        let text = json!({"train": train, "dtype": self.dtype(), "config": self.config.json, "data": data.hash, "examples": data.batching.examples(), "seq_len": self.seq_len, "pretrain": matches!(self.start, Start::Random)});
+        let text = json!({"train": train, "dtype": self.dtype(), "config": self.config.json, "data": data.hash, "examples": data.batching.examples(), "seq_len": self.seq_len, "shuffle": s.data.shuffle, "pretrain": matches!(self.start, Start::Random)});
         blake3::hash(text.to_string().as_bytes()).to_hex()[..32].to_string()
     }
 }

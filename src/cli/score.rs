@@ -78,7 +78,7 @@ pub(super) fn dtype(text: &str) -> std::result::Result<DType, String> {
 }
 
 /// blake3 over names and bytes of all weights and the configuration.
-fn model_hash(file: &Checkpoint, config: &crate::model::Config) -> Result<String> {
+pub(super) fn model_hash(file: &Checkpoint, config: &crate::model::Config) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(config.json.to_string().as_bytes());
     for name in file.names() {

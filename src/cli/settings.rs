@@ -56,6 +56,8 @@ pub struct DataSettings {
     pub loss: Loss,
     /// Put between input and target.
     pub joiner: String,
+    /// Whether rows come in random order; else in that of the files.
+    pub shuffle: bool,
     /// Fraction of rows that may be unusable before it is an error.
     pub max_dropped: f64,
     /// Allow a text that writes the BOS token which the tokenizer also adds.
@@ -100,6 +102,8 @@ pub struct MixtureSettings {
     pub datasets_per_cluster: usize,
     /// Use templates that ask for anything but the answer, too.
     pub inverse: bool,
+    /// Share of the prompts that hold the OPTIONS block.
+    pub options: f64,
     /// Instructions, or one of the paper's ablations.
     pub prompt: Mode,
     /// Between prompt and answer.
@@ -147,6 +151,8 @@ pub enum Loss {
 pub struct OutputSettings {
     /// Run directory; empty: `runs/<name>-<time>`.
     pub dir: String,
+    /// Storage of the saved model's weights; auto: that of the run.
+    pub dtype: Auto<DType>,
     /// Steps between checkpoints; 0: only when the run is stopped.
     pub save_every: u64,
     /// Checkpoints kept.
@@ -174,6 +180,7 @@ vocab_size = 0
 seq_len = 0
 loss = "response"
 joiner = "\n"
+shuffle = true
 max_dropped = 0.05
 allow_double_bos = false
 val = []
@@ -195,6 +202,7 @@ templates = "random"
 templates_per_dataset = 0
 datasets_per_cluster = 0
 inverse = true
+options = 1.0
 prompt = "flan"
 join = "eos"
 input_tokens = 1024
@@ -230,6 +238,7 @@ seed = 0
 
 [output]
 dir = ""
+dtype = "auto"
 save_every = 0
 keep = 2
 
@@ -487,6 +496,15 @@ impl Settings {
 }
 
 impl Resolved {
+    /// The same with `key=value` assignments over them.
+    pub fn with(self, set: &[String]) -> Result<Self> {
+        let mut layers = Layers { table: self.table, origin: self.origin };
+        for assignment in set {
+            layers.assign(assignment)?;
+        }
+        layers.resolve()
+    }
+
     /// Decides a setting that was left to the device.
     pub fn decide(&mut self, key: &str, value: Value, device: &str) -> Result<()> {
         let mut layers = Layers { table: self.table.clone(), origin: self.origin.clone() };

@@ -2,7 +2,9 @@
 
 use super::Global;
 use crate::error::{Error, Result};
-use crate::flan::{Catalog, DataDirs, Dataset, Mode, Row, Split, TaskRef, faults, sample};
+use crate::flan::{
+    BUILTIN, Catalog, Collection, DataDirs, Dataset, Mode, Row, Split, TaskRef, faults, sample,
+};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -14,11 +16,18 @@ pub(super) struct TasksDir {
     /// Dataset files of your own, DIR/CLUSTER/DATASET.toml, beside and over the built-in ones (docs/tasks.md)
     #[arg(long, value_name = "DIR")]
     pub(super) tasks_dir: Option<PathBuf>,
+    /// The datasets of the micro-world, which `--data builtin` means elsewhere, in place of the paper's
+    #[arg(long)]
+    micro_world: bool,
 }
 
 impl TasksDir {
     pub(super) fn load(&self) -> Result<Catalog> {
-        Catalog::load(self.tasks_dir.as_deref())
+        Catalog::load(self.collection(), self.tasks_dir.as_deref())
+    }
+
+    fn collection(&self) -> Collection {
+        if self.micro_world { Collection::MicroWorld } else { Collection::Flan }
     }
 }
 
@@ -290,8 +299,12 @@ fn pick(t: TaskRef<'_>, data: &DataDirs, n: usize) -> Result<(String, Row)> {
 }
 
 fn render(c: &Render) -> Result<()> {
-    let catalog = c.dir.load()?;
-    let data = DataDirs::new(&c.data, &catalog)?;
+    let mut given = c.data.clone();
+    if c.dir.micro_world {
+        given.push(BUILTIN.into());
+    }
+    let catalog = Catalog::load(Collection::of(&given), c.dir.tasks_dir.as_deref())?;
+    let data = DataDirs::new(&given, &catalog)?;
     let (dim, green) = (console::Style::new().dim(), console::Style::new().green().bold());
     let colours = console::colors_enabled();
     let mut out = String::new();
@@ -331,7 +344,7 @@ fn render(c: &Render) -> Result<()> {
 }
 
 fn validate(dir: &TasksDir) -> Result<()> {
-    let (catalog, problems) = Catalog::examine(dir.tasks_dir.as_deref())?;
+    let (catalog, problems) = Catalog::examine(dir.collection(), dir.tasks_dir.as_deref())?;
     let mut lines: Vec<String> = problems.iter().map(|p| p.message.clone()).collect();
     for d in &catalog.datasets {
         for raw in &d.examples {

@@ -9,6 +9,25 @@ use std::path::{Path, PathBuf};
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/tasks");
 
+/// The folder of [`EMBEDDED`] that holds the micro-world's datasets, by cluster.
+const MICRO_WORLD: &str = "micro_world";
+
+/// Which of the embedded datasets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Collection {
+    /// The paper's 62.
+    Flan,
+    /// Those of the micro-world, in the same clusters.
+    MicroWorld,
+}
+
+impl Collection {
+    /// The collection that `--data` values ask for: that of the micro-world if its rows are among them.
+    pub fn of(data: &[String]) -> Self {
+        if data.iter().any(|d| d == super::BUILTIN) { Self::MicroWorld } else { Self::Flan }
+    }
+}
+
 /// A cluster of datasets that ask for one skill.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,12 +68,12 @@ pub struct TaskRef<'a> {
 }
 
 impl Catalog {
-    /// The embedded datasets, with those of `dir` beside and over them.
+    /// The embedded datasets of `collection`, with those of `dir` beside and over them.
     ///
     /// # Errors
     /// `Kind::Data` at file, line and column; a name that is used twice.
-    pub fn load(dir: Option<&Path>) -> Result<Self> {
-        let (catalog, problems) = Self::examine(dir)?;
+    pub fn load(collection: Collection, dir: Option<&Path>) -> Result<Self> {
+        let (catalog, problems) = Self::examine(collection, dir)?;
         match problems.into_iter().next() {
             Some(problem) => Err(problem),
             None => Ok(catalog),
@@ -65,10 +84,15 @@ impl Catalog {
     ///
     /// # Errors
     /// `Kind::Data` if files or clusters cannot be read at all.
-    pub fn examine(dir: Option<&Path>) -> Result<(Self, Vec<Error>)> {
+    pub fn examine(collection: Collection, dir: Option<&Path>) -> Result<(Self, Vec<Error>)> {
         let mut files = BTreeMap::new();
         let mut clusters = Vec::new();
-        for file in EMBEDDED.dirs().flat_map(Dir::files) {
+        let root = match collection {
+            Collection::Flan => Some(&EMBEDDED),
+            Collection::MicroWorld => EMBEDDED.get_dir(MICRO_WORLD),
+        };
+        // Only what lies in a cluster's folder: the micro-world's lie one deeper.
+        for file in root.into_iter().flat_map(Dir::dirs).flat_map(Dir::files) {
             let path = format!("tasks/{}", file.path().display());
             files.insert(stem(&path), (path, text(file.contents())));
         }

@@ -9,9 +9,13 @@ use super::spec::{Slice, Task};
 use crate::data::files;
 use crate::error::{Error, Kind, Result};
 use crate::rng::Rng;
+use crate::world;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// The `--data` value that means the micro-world: its datasets, and the rows that the program makes.
+pub const BUILTIN: &str = "builtin";
 
 /// Stream of the order of training files that are sorted.
 const SHUFFLE: u64 = 0xF1A5 << 32;
@@ -67,16 +71,30 @@ pub struct PartRows {
 pub struct DataDirs {
     dirs: Vec<PathBuf>,
     own: BTreeMap<String, PathBuf>,
+    world: bool,
+}
+
+/// Where a task's rows are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the files of a folder.
+    Folder(PathBuf),
+    /// In the program: the micro-world makes them.
+    World,
 }
 
 impl DataDirs {
-    /// From `--data` values: directories, and `TASK=FOLDER`.
+    /// From `--data` values: directories, `TASK=FOLDER`, and [`BUILTIN`].
     ///
     /// # Errors
     /// `Kind::Usage` for a task that does not exist, `Kind::Data` for a directory that does not.
     pub fn new(given: &[String], catalog: &Catalog) -> Result<Self> {
         let mut data = Self::default();
         for text in given {
+            if text == BUILTIN {
+                data.world = true;
+                continue;
+            }
             let there = |path: &Path| match path.is_dir() {
                 true => Ok(()),
                 false => Err(Error::data(format!("--data {text}: {} is no directory", path.display()))
@@ -103,18 +121,18 @@ impl DataDirs {
 
     /// Whether none was given.
     pub fn is_empty(&self) -> bool {
-        self.dirs.is_empty() && self.own.is_empty()
+        self.dirs.is_empty() && self.own.is_empty() && !self.world
     }
 
-    /// The folder of `task`, where there is one.
-    pub fn find(&self, task: &Task) -> Option<PathBuf> {
-        if let Some(own) = self.own.get(&task.name) {
-            return Some(own.clone());
-        }
-        self.dirs.iter().find_map(|dir| {
+    /// Where the rows of `task` are, if anywhere.
+    pub fn find(&self, task: &Task) -> Option<Place> {
+        let in_dir = |dir: &PathBuf| {
             let plain = task.folders.iter().map(|f| dir.join(f)).find(|p| p.is_dir());
             plain.or_else(|| snapshot(dir, &task.hub.as_ref()?.id))
-        })
+        };
+        let folder = self.own.get(&task.name).cloned().or_else(|| self.dirs.iter().find_map(in_dir));
+        let made = || self.world && world::DATASETS.iter().any(|d| d.0 == task.name);
+        folder.map(Place::Folder).or_else(|| made().then_some(Place::World))
     }
 }
 
@@ -214,12 +232,36 @@ fn read(task: TaskRef<'_>, paths: &[PathBuf], wanted: &[usize], out: &mut PartRo
     Ok(())
 }
 
-/// The rows of `part` of a task in `folder`, at most the first `cap`; `None` where the task has no such part or the folder no
+/// Rows that the micro-world makes: as many as the task's file says.
+fn made(task: TaskRef<'_>, part: Part, cap: usize) -> Result<Option<PartRows>> {
+    let (split, n) = match part {
+        Part::Train => (world::Split::Train, task.task.rows.train),
+        Part::Dev => (world::Split::Dev, task.task.rows.dev),
+        Part::Test => (world::Split::Test, task.task.rows.test),
+    };
+    let rows = world::rows(&task.task.name, split, n).filter(|_| n > 0);
+    let Some(rows) = rows else { return Ok(None) };
+    let mut out = PartRows { of: rows.len(), ..Default::default() };
+    for (i, row) in rows.into_iter().take(cap).enumerate() {
+        let id = format!("{BUILTIN}/{}/{}:{}", task.task.name, part.name(), i + 1);
+        match task.dataset.row(&task.task.name, &row.columns).map_err(|e| e.at(&id))? {
+            Ok(row) => out.rows.push(Found { id, row }),
+            Err(why) => *out.dropped.entry(why).or_default() += 1,
+        }
+    }
+    Ok(Some(out))
+}
+
+/// The rows of `part` of a task at `place`, at most the first `cap`; `None` where the task has no such part or the place no
 /// file for it.
 ///
 /// # Errors
 /// `Kind::Data`: whatever is wrong with files or rows, by file and line.
-pub fn load_part(task: TaskRef<'_>, folder: &Path, part: Part, cap: usize) -> Result<Option<PartRows>> {
+pub fn load_part(task: TaskRef<'_>, place: &Place, part: Part, cap: usize) -> Result<Option<PartRows>> {
+    let folder = match place {
+        Place::Folder(folder) => folder.as_path(),
+        Place::World => return made(task, part, cap),
+    };
     let t = task.task;
     let slice = match part {
         Part::Train => &t.train,
@@ -261,7 +303,14 @@ pub fn load_part(task: TaskRef<'_>, folder: &Path, part: Part, cap: usize) -> Re
 
 /// The first rows of a task as the file has them, for showing: from whatever file is there, else the spec's own examples.
 pub fn sample(task: TaskRef<'_>, data: &DataDirs) -> Result<Vec<(String, Map<String, Value>)>> {
-    if let Some(folder) = data.find(task.task) {
+    let place = data.find(task.task);
+    if place == Some(Place::World) {
+        let rows = world::rows(&task.task.name, world::Split::Train, task.task.rows.train.min(1000));
+        let rows = rows.unwrap_or_default().into_iter().enumerate();
+        let id = |i| format!("{BUILTIN}/{}/train:{}", task.task.name, i + 1);
+        return Ok(rows.map(|(i, row)| (id(i), row.columns)).collect());
+    }
+    if let Some(Place::Folder(folder)) = place {
         for split in ["train", "validation", "test"] {
             if let Some(path) = split_files(&folder, task.task, split)?.first() {
                 let rows = files::open(path)?.take(1000);

@@ -17,6 +17,9 @@ pub enum Join {
     Eos,
     /// A line end.
     Newline,
+    /// A line end and a space: the answer's first word is the same token as in the middle of a line. For byte-level
+    /// tokenizers, whose pieces hold the space in front of a word; a small model may never have seen a word without.
+    NewlineSpace,
     /// The model's chat template, prompt and answer as turns of user and assistant.
     Chat,
     /// Nothing: the text goes on.
@@ -25,8 +28,13 @@ pub enum Join {
 
 impl Join {
     /// The ways by name.
-    pub const NAMES: [(&'static str, Join); 4] =
-        [("eos", Join::Eos), ("newline", Join::Newline), ("chat", Join::Chat), ("none", Join::None)];
+    pub const NAMES: [(&'static str, Join); 5] = [
+        ("eos", Join::Eos),
+        ("newline", Join::Newline),
+        ("newline-space", Join::NewlineSpace),
+        ("chat", Join::Chat),
+        ("none", Join::None),
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -78,7 +86,7 @@ impl<'a> Format<'a> {
     pub fn context(&self, shots: &[(String, String)], prompt: &str) -> Result<String> {
         let (between, behind) = match self.join {
             Join::Eos => (self.eos.as_str(), self.eos.as_str()),
-            Join::Newline => ("\n", "\n\n"),
+            Join::Newline | Join::NewlineSpace => ("\n", "\n\n"),
             Join::None => ("", "\n\n"),
             Join::Chat => {
                 let turn = |role: &str, text: &str| json!({"role": role, "content": text});
@@ -96,6 +104,11 @@ impl<'a> Format<'a> {
             }
         }
         Ok(text + prompt + between)
+    }
+
+    /// An answer as it is written behind the context: the space belongs to it, not to the prompt.
+    pub fn answer(&self, text: String) -> String {
+        if self.join == Join::NewlineSpace { format!(" {text}") } else { text }
     }
 
     /// Whether the tokenizer's prefix (BOS) goes in front; chat templates write it themselves.
@@ -136,6 +149,7 @@ mod tests {
         let cases = [
             (Join::Eos, "q</s>a</s>p</s>", "p</s>"),
             (Join::Newline, "q\na\n\np\n", "p\n"),
+            (Join::NewlineSpace, "q\na\n\np\n", "p\n"),
             (Join::None, "qa\n\np", "p"),
             (Join::Chat, "<s>[u]q</s>[a]a</s>[u]p</s>[a]", "<s>[u]p</s>[a]"),
         ];

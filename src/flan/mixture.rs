@@ -23,6 +23,7 @@ const PLACES: u64 = 0xF1A1 << 32;
 const ROWS: u64 = 0xF1A2 << 32;
 const WORDS: u64 = 0xF1A3 << 32;
 const SHOTS: u64 = 0xF1A4 << 32;
+const BLOCKS: u64 = 0xF1A6 << 32;
 
 /// How templates are assigned to rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -283,6 +284,8 @@ impl<'a> Writer<'a> {
         let template = &task.dataset.templates[template];
         let mut p =
             task.dataset.prompt_within(w.prompt, row, template, block, w.truncate, w.input_tokens, &count)?;
+        p.target = self.format.answer(p.target);
+        p.options = p.options.into_iter().map(|option| self.format.answer(option)).collect();
         let most = w.target_tokens.saturating_sub(1).max(1);
         let bare = |text: &str| Ok(self.tokenizer.encode_bare(text)?.len());
         // An option is never cut: it would be another one.
@@ -315,6 +318,8 @@ pub struct Mixture<'a> {
     pub schedule: Schedule,
     /// Templates of every task, by number in their dataset.
     templates: Vec<Vec<usize>>,
+    /// Share of the prompts that hold the OPTIONS block.
+    block: f64,
     seed: u64,
 }
 
@@ -339,19 +344,28 @@ impl<'a> Mixture<'a> {
         mode: Mode,
         inverse: bool,
         templates: Option<usize>,
+        block: f64,
     ) -> Result<Self> {
+        if !(0.0..=1.0).contains(&block) {
+            return Err(Error::usage(format!("mixture.options is a share from 0 to 1, not {block}")));
+        }
         let tasks: Vec<TaskRef> = sources.iter().map(|s| s.task).collect();
         let rows: Vec<usize> = sources.iter().map(Source::len).collect();
         let templates: Vec<Vec<usize>> = tasks.iter().map(|t| chosen(*t, mode, inverse, templates)).collect();
         let counts = templates.iter().map(Vec::len).collect();
         let places = places(&tasks, &rows, rates)?;
         let schedule = Schedule::new(seed, places, rows, counts, assign);
-        Ok(Self { sources, schedule, templates, seed })
+        Ok(Self { sources, schedule, templates, block, seed })
     }
 
     /// The number in its dataset of a draw's template.
     pub fn template(&self, draw: Draw) -> usize {
         self.templates[draw.task][draw.template]
+    }
+
+    /// Whether a draw's prompt holds the OPTIONS block.
+    fn block(&self, draw: Draw) -> bool {
+        Rng::new(self.seed, BLOCKS + draw.task as u64).uniform(draw.index) < self.block
     }
 
     /// Draw number `index`, in words.
@@ -362,8 +376,9 @@ impl<'a> Mixture<'a> {
         let template = self.template(draw);
         let id = format!("{}/{} {place}", source.task.task.name, template + 1);
         let written = || -> Result<Worded> {
-            let prompt = writer.prompt(source.task, &row, template, true)?;
-            let shots = self.shots(draw, writer, template)?;
+            let block = self.block(draw);
+            let prompt = writer.prompt(source.task, &row, template, block)?;
+            let shots = self.shots(draw, writer, template, block)?;
             writer.behind(prompt, &shots)
         };
         let worded = written().map_err(|e| e.at(&id))?;
@@ -376,18 +391,25 @@ impl<'a> Mixture<'a> {
         let source = &self.sources[draw.task];
         let (place, row) = source.row(draw.row)?;
         let template = &source.task.dataset.templates[self.template(draw)];
-        let prompt = source.task.dataset.prompt_in(mode, &row, template, true).map_err(|e| e.at(place))?;
+        let prompt =
+            source.task.dataset.prompt_in(mode, &row, template, self.block(draw)).map_err(|e| e.at(place))?;
         Ok((draw, place.to_owned(), prompt))
     }
 
     /// Solved rows of the draw's task, not the draw's own, in the draw's template.
-    fn shots(&self, draw: Draw, writer: &Writer<'_>, template: usize) -> Result<Vec<(String, String)>> {
+    fn shots(
+        &self,
+        draw: Draw,
+        writer: &Writer<'_>,
+        template: usize,
+        block: bool,
+    ) -> Result<Vec<(String, String)>> {
         let source = &self.sources[draw.task];
         exemplars(
             source,
             draw.row,
             writer,
-            template,
+            (template, block),
             Rng::new(self.seed, SHOTS + draw.task as u64),
             draw.index,
         )
@@ -404,12 +426,12 @@ impl<'a> Mixture<'a> {
 }
 
 /// Up to `writer.wording.shots` solved rows of `source` but for row `but`: drawn by `rng` at `index`, put into words by one
-/// template.
+/// template, with or without the OPTIONS block.
 pub fn exemplars(
     source: &Source<'_>,
     but: usize,
     writer: &Writer<'_>,
-    template: usize,
+    (template, block): (usize, bool),
     rng: Rng,
     index: u64,
 ) -> Result<Vec<(String, String)>> {
@@ -425,7 +447,7 @@ pub fn exemplars(
             continue;
         }
         taken.push(row);
-        let p = writer.prompt(source.task, &source.row(row)?.1, template, true)?;
+        let p = writer.prompt(source.task, &source.row(row)?.1, template, block)?;
         shots.push((p.prompt, p.target));
     }
     Ok(shots)

@@ -21,8 +21,8 @@ mod row;
 mod spec;
 mod split;
 
-pub use catalog::{Catalog, Cluster, TaskRef};
-pub use folder::{DataDirs, Found, Part, PartRows, load_part, sample};
+pub use catalog::{Catalog, Cluster, Collection, TaskRef};
+pub use folder::{BUILTIN, DataDirs, Found, Part, PartRows, Place, load_part, sample};
 pub use format::{FILE as FORMAT_FILE, Format, Join};
 pub use inspect::faults;
 pub use metric::Metric;

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::text::{explain, object};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 /// Tokens of room that are not worth another attempt.
 const SLACK: usize = 4;
@@ -60,6 +61,8 @@ pub struct Prompt {
     pub target: String,
     /// The options to choose from, as texts that follow the prompt; empty where the answer is a text.
     pub options: Vec<String>,
+    /// Which of them are right.
+    pub gold: Vec<usize>,
     /// Whether something was cut to fit.
     pub cut: bool,
 }
@@ -88,6 +91,15 @@ impl Dataset {
         context
     }
 
+    /// `row` with its options as `template` words and orders them.
+    fn worded<'a>(&self, row: &'a Row, template: &Template) -> Cow<'a, Row> {
+        let Some((texts, stands_for)) = &template.options else { return Cow::Borrowed(row) };
+        let place = |gold: &usize| stands_for.iter().position(|s| s == gold);
+        let gold: Vec<usize> = row.gold.iter().filter_map(place).collect();
+        let answer = gold.first().map_or(&row.answer, |&g| &texts[g]).clone();
+        Cow::Owned(Row { options: texts.clone(), gold, answer, ..row.clone() })
+    }
+
     fn target(&self, template: &Template, context: &Map<String, Value>, row: &Row) -> Result<String> {
         template.target.as_ref().map_or_else(|| Ok(row.answer.clone()), |t| render(t, context))
     }
@@ -104,10 +116,12 @@ impl Dataset {
     }
 
     fn instructed(&self, row: &Row, template: &Template, block: bool) -> Result<Prompt> {
+        let row = &*self.worded(row, template);
         let context = self.context(row, block);
-        let options = if template.inverse { Vec::new() } else { row.options.clone() };
+        let (options, gold) =
+            if template.inverse { Default::default() } else { (row.options.clone(), row.gold.clone()) };
         let target = self.target(template, &context, row)?;
-        Ok(Prompt { prompt: render(&template.prompt, &context)?, target, options, cut: false })
+        Ok(Prompt { prompt: render(&template.prompt, &context)?, target, options, gold, cut: false })
     }
 
     /// The inputs of `row` alone, one below the other: those that the side of `template` shows.
@@ -134,7 +148,13 @@ impl Dataset {
                     let side = template.direction.as_ref().map_or(String::new(), |d| format!(" {d}"));
                     prompt = format!("[{}: {}{side}]\n{prompt}", self.cluster.replace('_', " "), self.title);
                 }
-                Ok(Prompt { prompt, target, options: row.options.clone(), cut: false })
+                Ok(Prompt {
+                    prompt,
+                    target,
+                    options: row.options.clone(),
+                    gold: row.gold.clone(),
+                    cut: false,
+                })
             }
             Mode::Continuation => {
                 let fits = |c: &&super::spec::Continuation| {
@@ -158,6 +178,7 @@ impl Dataset {
                     prompt: render(&found.prompt, &context)?.trim_end().to_owned(),
                     target: spaced(target),
                     options: options.into_iter().map(spaced).collect(),
+                    gold: row.gold.clone(),
                     cut: false,
                 })
             }
@@ -252,7 +273,7 @@ pub(super) fn head(text: &str, most: usize, tokens: &dyn Fn(&str) -> Result<usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flan::Catalog;
+    use crate::flan::{Catalog, Collection};
     use serde_json::json;
 
     fn words(text: &str) -> Result<usize> {
@@ -262,7 +283,7 @@ mod tests {
     /// What is too long is cut in the field that may be cut; instruction, options and answer stay whole.
     #[test]
     fn a_long_field_is_shortened_and_nothing_else() {
-        let catalog = Catalog::load(None).unwrap();
+        let catalog = Catalog::load(Collection::Flan, None).unwrap();
         let d = catalog.datasets.iter().find(|d| d.name == "rte").unwrap();
         let raw = |n: usize| {
             let premise = (0..n).map(|i| format!("word{i}")).collect::<Vec<_>>().join(" ");
@@ -295,9 +316,36 @@ mod tests {
         }
     }
 
+    /// A template's own label words mean what the answer's mean, in whatever order they are listed.
+    #[test]
+    fn templates_have_words_of_their_own_for_the_labels() {
+        let catalog = Catalog::load(Collection::MicroWorld, None).unwrap();
+        let d = catalog.datasets.iter().find(|d| d.name == "follows").unwrap();
+        let raw = |label: i64| json!({"text": "There is a cow in the park.", "claim": "there is an animal in the park", "label": label});
+        let (mut orders, mut words) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+        for (label, meant) in [(0, ["yes", "true", "right", "good"]), (1, ["no", "false", "wrong", "bad"])] {
+            let row = d.row("follows", raw(label).as_object().unwrap()).unwrap().unwrap();
+            for t in &d.templates {
+                let p = d.prompt(&row, t).unwrap();
+                assert!(meant.contains(&p.target.as_str()), "{p:?}");
+                assert_eq!(p.options[p.gold[0]], p.target);
+                assert!(p.prompt.contains(&options_block(&p.options)), "{}", p.prompt);
+                orders.insert((label, p.gold[0]));
+                words.insert(p.target.clone());
+                let bare = d.prompt_without_options(&row, t).unwrap();
+                assert_eq!((bare.target, bare.gold, bare.options), (p.target, p.gold, p.options));
+            }
+        }
+        assert_eq!((orders.len(), words.len()), (4, 8));
+        let bad = include_str!("../../tasks/micro_world/nli/follows.toml")
+            .replace("{ no = \"false\", yes = \"true\" }", "{ no = \"false\" }");
+        let e = Dataset::parse("tasks/x.toml", "nli", "x", &bad).err().unwrap();
+        assert!(e.message.contains("each label once: yes, no"), "{e}");
+    }
+
     #[test]
     fn prompts_of_every_mode() {
-        let catalog = Catalog::load(None).unwrap();
+        let catalog = Catalog::load(Collection::Flan, None).unwrap();
         let dataset = |name: &str| catalog.datasets.iter().find(|d| d.name == name).unwrap();
         let d = dataset("rte");
         let raw = json!({"premise": "Ann naps.", "hypothesis": "Ann sleeps.", "label": 1});

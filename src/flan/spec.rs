@@ -225,6 +225,7 @@ struct RawContinuation {
 #[serde(deny_unknown_fields)]
 struct RawTemplate {
     prompt: Spanned<String>,
+    options: Option<Ordered<String>>,
     target: Option<Spanned<String>>,
     #[serde(default)]
     inverse: bool,
@@ -379,6 +380,8 @@ pub struct Template {
     pub(super) prompt: Text,
     pub(super) target: Option<Text>,
     pub(super) omits: Vec<String>,
+    /// The options in this wording: their texts, and for each the number of the answer's option that it stands for.
+    pub(super) options: Option<(Vec<String>, Vec<usize>)>,
 }
 
 /// A dataset: tasks that share columns, answers and templates.
@@ -607,8 +610,32 @@ impl Dataset {
             if raw.inverse && raw.target.is_none() {
                 return Err(place.at(at, "an inverse template needs a target"));
             }
+            let options = match (&answer, raw.options) {
+                (_, None) => None,
+                (Answer::Choice { options: Options::Named(all), .. }, Some(named)) => {
+                    let number = |name: &String| all.iter().position(|(n, _)| n == name);
+                    let stands_for: Vec<usize> = named.0.iter().filter_map(|(n, _)| number(n)).collect();
+                    let mut sorted = stands_for.clone();
+                    sorted.sort_unstable();
+                    if !sorted.into_iter().eq(0..all.len()) || named.0.len() != all.len() {
+                        let names: Vec<&str> = all.iter().map(|(n, _)| n.as_str()).collect();
+                        return Err(place.at(
+                            at,
+                            format!("a template's options name each label once: {}", names.join(", ")),
+                        ));
+                    }
+                    Some((named.0.into_iter().map(|(_, text)| text).collect(), stands_for))
+                }
+                _ => {
+                    return Err(place.at(
+                        at,
+                        "a template has options of its own only where the answer's are a table by label",
+                    ));
+                }
+            };
             templates.push(Template {
                 source,
+                options,
                 inverse: raw.inverse,
                 direction: raw.direction,
                 target: raw.target.as_ref().map(|t| place.template(t)).transpose()?,

@@ -8,7 +8,7 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::model::Named;
 use crate::tensor::DType;
-use crate::weights::{Checkpoint, Tensor, write_file};
+use crate::weights::{Checkpoint, Tensor, convert_bytes, write_file};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -47,6 +47,25 @@ pub fn tensors<'a>(trainer: &'a Trainer<'_>, named: Vec<Named>) -> Vec<Tensor<'a
             let mut bytes = vec![0; n.tensor.bytes()];
             device.read(&mut bytes, n.tensor);
             Ok(bytes)
+        })
+    });
+    lazy.collect()
+}
+
+/// `named` as tensors to write, each number rounded to `dtype` once.
+pub fn tensors_as<'a>(trainer: &'a Trainer<'_>, named: Vec<Named>, dtype: DType) -> Vec<Tensor<'a>> {
+    let lazy = named.into_iter().map(move |n| {
+        let device = trainer.device();
+        Tensor::lazy(n.name, n.shape, dtype, move || {
+            let from = n.tensor.dtype();
+            let mut bytes = vec![0; n.tensor.bytes()];
+            device.read(&mut bytes, n.tensor);
+            if from == dtype {
+                return Ok(bytes);
+            }
+            let mut converted = vec![0; bytes.len() / from.size() * dtype.size()];
+            convert_bytes(&bytes, from, dtype, &mut converted);
+            Ok(converted)
         })
     });
     lazy.collect()

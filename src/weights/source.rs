@@ -7,8 +7,9 @@ use crate::text::Files;
 use std::path::PathBuf;
 
 /// The embedded model's files (`weights/README.md` says how it was made).
-const BUILTIN: [(&str, &[u8]); 4] = [
+const BUILTIN: [(&str, &[u8]); 5] = [
     ("config.json", include_bytes!("../../weights/config.json")),
+    ("flanrt.json", include_bytes!("../../weights/flanrt.json")),
     ("generation_config.json", include_bytes!("../../weights/generation_config.json")),
     ("tokenizer.json", include_bytes!("../../weights/tokenizer.json")),
     ("tokenizer_config.json", include_bytes!("../../weights/tokenizer_config.json")),

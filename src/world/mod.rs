@@ -1,39 +1,23 @@
-//! A small closed world that writes its own text: the material of the embedded default model and its task mixture.
+//! A small closed world that writes its own text: the material of the embedded base model and of the micro-world's datasets.
 //!
-//! One set of tables feeds both the running text for pretraining ([`prose`](prose())) and the labelled tasks
-//! ([`tasks`](tasks())), so a label is right by construction. Everything is a pure function of (seed, index). All text is our
-//! own. Not here: files, tokens, training; and no claim beyond this world, where "unseen task" means an unseen form of
-//! question over words and facts that the pretraining text contains.
+//! One set of tables feeds both the running text for pretraining ([`document`]) and the labelled rows of 25 datasets in the
+//! paper's 12 clusters ([`rows`]), so a label is right by construction. Everything is a pure function of its arguments. All text is our
+//! own. What the datasets ask is in `tasks/micro_world/`. Not here: files, tokens, templates, training; and no claim beyond this world, where
+//! "unseen task" means an unseen form of question over words and facts that the pretraining text contains.
 //!
-//! Ways to answer without doing the task, measured by a test over 2,000 rows of each (accuracy, ties at random): *options*
-//! takes the option that was most often right in training; *overlap* the one with the most words, or four-letter stems, in
-//! the prompt; *place* the first or the last one mentioned, whichever is better.
-//!
-//! | task (cluster) | chance | options | overlap | place |
-//! |---|---|---|---|---|
-//! | review, feeling (sentiment) | .50 | .51, .48 | .50, .50 | .50, .50 |
-//! | animal_fact, job_fact (closed_book) | .33 | .33, .33 | .33, .33 | .33, .33 |
-//! | effect (commonsense) | .50 | .51 | .50 | .50 |
-//! | need (commonsense) | .33 | .33 | .33 | .33 |
-//! | because, fit (coreference) | .50 | .50, .50 | .51, .50 | .50, .50 |
-//! | size, kind (comparison) | .50 | .49, .49 | .50, .50 | .52, .51 |
-//! | where_is, who_has (reading) | .50 | .50, .52 | .50, .50 | .53, .51 |
-//! | follows, same_meaning (entailment) | .50 | .50, .48 | .50, .50 | .51, .51 |
+//! A sentence of a dev or test row stands in no training row of any dataset and in no document ([`Split`]).
 
-mod makers;
 mod prose;
 mod rows;
 mod scenes;
-mod tasks;
 mod words;
 
-pub use prose::prose;
-pub use rows::{Example, HELD_OUT, Prompt, Request, Split, clusters, instance, test_requests, train_rows};
-pub use tasks::{Task, Template, tasks};
+pub use prose::{document, primer};
+pub use rows::{DATASETS, Maker, Row, Split, rows, sentences};
 
 use crate::rng::Rng;
 
-/// FNV-1a over bytes: names a stream of draws, and sorts rows into splits by what they say.
+/// FNV-1a over bytes: names a stream of draws, and sorts sentences into splits by what they say.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -75,18 +59,9 @@ impl Draw {
         std::array::from_fn(|_| from[left.swap_remove(self.below(left.len()))])
     }
 
-    /// `K` members of `from` whose keys differ, in random order; `from` must hold that many keys.
-    fn distinct_by<T: Copy, Q: PartialEq, const K: usize>(
-        &mut self,
-        from: &[T],
-        key: impl Fn(&T) -> Q,
-    ) -> [T; K] {
-        loop {
-            let taken: [T; K] = self.distinct(from);
-            if (1..K).all(|i| (0..i).all(|j| key(&taken[i]) != key(&taken[j]))) {
-                return taken;
-            }
-        }
+    /// `K` different numbers below `n`, in random order.
+    fn places<const K: usize>(&mut self, n: usize) -> [usize; K] {
+        self.distinct(&(0..n).collect::<Vec<_>>())
     }
 }
 

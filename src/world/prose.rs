@@ -1,43 +1,85 @@
 //! Running text for pretraining: short documents in which the world's facts, events and words turn up in ordinary sentences.
 //!
-//! The mixture follows what a pilot found a small model can learn: one fact a sentence, names rather than pronouns, lists and
-//! choosing from lists in one text of ten, what a thing is not, true and false statements. There is no instruction, no
-//! OPTIONS block, and no wording of a task template (a test compares sequences of four to six words). Lists with
-//! one word on a line are there because a target starts a line: the model must have seen words there, though not as the answer
-//! to a question. Likewise every word of the templates turns up in other sentences: an untrained token carries no transfer.
+//! The mixture follows what a small model can learn: one fact a sentence, names rather than pronouns, choosing one of two or three
+//! things that were named, what a thing is not, true and false statements. There is no instruction, no OPTIONS block, no run of six words of a
+//! template, and no sentence of a dev or test row (tests compare). Lists with one word on a line are there because an answer starts a
+//! line: the model must have seen words there, though not as the answer to a question. Likewise every word of the templates turns
+//! up in other sentences: an untrained token carries no transfer.
 
+use std::collections::HashSet;
 use std::iter::repeat_n;
+use std::sync::OnceLock;
 
-use super::scenes::{choosing, dialogue, lists, story, talk};
+use super::rows::{
+    ASKED, DATASETS, DEALS, Split, deal, english, judgement, phrase_split, question, rows, say, sentences,
+    velu,
+};
+use super::scenes::*;
 use super::words::*;
 use super::{Draw, a, bare, cap};
 
 type Writer = fn(&mut Draw) -> String;
 
 /// What documents are made of and how much of each.
-const MIXTURE: [(usize, Writer); 18] = [
-    (15, story),
-    (9, dialogue),
-    (12, talk),
-    (10, animals),
-    (8, jobs),
-    (8, review),
-    (5, fortune),
-    (6, event),
-    (5, need),
-    (6, because),
-    (3, fit),
-    (4, synonyms),
-    (5, choosing),
-    (5, lists),
-    (3, is_not),
+const MIXTURE: [(usize, Writer); 31] = [
+    // Who, where, what: read back from the text itself.
+    (22, story),
+    (9, retold),
+    (3, repeats),
+    (4, dialogue),
+    (7, cards),
+    (5, plans),
+    (6, who_needs),
+    (6, who_caused),
+    (4, because),
+    // Whether two things agree.
+    (10, there_is),
+    (8, work_is),
+    (6, synonyms),
+    (10, deals),
     (3, truth),
-    (2, there_is),
+    // What there is to know: soon learnt.
+    (4, animals),
+    (4, jobs),
+    (3, portraits),
+    (4, review),
+    (2, fortune),
+    (2, event),
+    (2, need),
+    (2, fit),
+    (2, velu_words),
+    (3, velu_phrases),
+    (5, kinds),
+    (2, topics),
     (3, sizes),
+    (2, questions),
+    // Words in use.
+    (4, choosing),
+    (3, lists),
+    (7, talk),
 ];
 
+/// Sentences of dev and test rows, which no document may hold.
+fn reserved() -> &'static HashSet<String> {
+    static RESERVED: OnceLock<HashSet<String>> = OnceLock::new();
+    RESERVED.get_or_init(|| {
+        let of = |split| DATASETS.iter().filter_map(move |d| rows(d.0, split, MOST_ROWS)).flatten();
+        let rows = of(Split::Test).chain(of(Split::Dev));
+        rows.flat_map(|row| row.sentences).flat_map(|text| sentences(&text).collect::<Vec<_>>()).collect()
+    })
+}
+
+/// A sentence, and its parts around a conjunction: "Ann won the race, so Ann was glad" says "Ann won the race", too.
+fn clauses(sentence: &str) -> impl Iterator<Item = &str> {
+    const BETWEEN: [&str; 6] = [", so ", " because ", ", and ", ", but ", " that ", ", "];
+    std::iter::once(sentence).chain(BETWEEN.iter().flat_map(|b| sentence.split(*b)))
+}
+
+/// Dev or test rows of a dataset, at most.
+pub(super) const MOST_ROWS: usize = 400;
+
 /// Document `index`: 30 to 120 words, all from one writer of the mixture.
-pub fn prose(seed: u64, index: u64) -> String {
+pub fn document(seed: u64, index: u64) -> String {
     let mut d = Draw::new(seed, &format!("prose/{index}"));
     let writers: Vec<Writer> = MIXTURE.iter().flat_map(|&(share, write)| repeat_n(write, share)).collect();
     let write = d.pick(&writers);
@@ -45,13 +87,34 @@ pub fn prose(seed: u64, index: u64) -> String {
     let (mut pieces, mut words): (Vec<String>, usize) = (Vec::new(), 0);
     while words < length {
         let piece = write(&mut d);
-        if !pieces.contains(&piece) {
+        if !pieces.contains(&piece) && !sentences(&piece).any(|s| clauses(&s).any(|c| reserved().contains(c)))
+        {
             words += piece.split_whitespace().count();
             pieces.push(piece);
         }
     }
     // A piece of several lines stands in lines of its own.
     pieces.join(if pieces.iter().any(|p| p.contains('\n')) { "\n" } else { " " })
+}
+
+/// List `index` of the primer: 6 to 20 words at random, said three times. From sentences alone a small model does not learn to look back for
+/// what it has read (in 10 M tokens); from a million tokens of this it does, and then sentences teach it the rest.
+pub fn primer(seed: u64, index: u64) -> String {
+    static WORDS: OnceLock<Vec<String>> = OnceLock::new();
+    let words = WORDS.get_or_init(|| {
+        let documents = (0..3000).map(|i| document(0, i)).collect::<Vec<_>>().join(" ");
+        let words: std::collections::BTreeSet<String> = documents
+            .split(|c: char| !c.is_alphabetic())
+            .filter(|w| !w.is_empty())
+            .map(String::from)
+            .collect();
+        words.into_iter().collect()
+    });
+    let mut d = Draw::new(seed, &format!("primer/{index}"));
+    let n = 6 + d.below(15);
+    let list: Vec<&str> = (0..n).map(|_| words[d.below(words.len())].as_str()).collect();
+    let list = list.join(" ");
+    format!("{list}. {list}. {list}.")
 }
 
 pub(super) fn people<const K: usize>(d: &mut Draw) -> [&'static str; K] {
@@ -62,10 +125,10 @@ fn animals(d: &mut Draw) -> String {
     let x = d.pick(&ANIMALS);
     let (n, home, food, sound) = (x.name, x.home, x.food, x.sound);
     let says = !sound.is_empty();
-    match d.below(9) {
-        0 => format!("{} lives in the {home}.", cap(&a(n))),
-        1 => format!("{} eats {food}.", cap(&a(n))),
-        2 if says => format!("{} says {sound}.", cap(&a(n))),
+    match d.below(11) {
+        0 | 9 => format!("{} lives in the {home}.", cap(&a(n))),
+        1 | 10 => format!("{} eats {food}.", cap(&a(n))),
+        2 | 8 if says => format!("{} says {sound}.", cap(&a(n))),
         3 if says => {
             format!("A loud {sound} came from the {home}. It was the {n}, and the {n} wanted {food}.")
         }
@@ -73,7 +136,6 @@ fn animals(d: &mut Draw) -> String {
         5 if says => format!("The sound of the {n} is {sound}. The {n} went back to the {home}."),
         6 => format!("The {n} ate some {food} and went home to the {home}."),
         7 => format!("In nature {} will live in the {home} and eat {food}.", a(n)),
-        8 if says => format!("\"Which animal can make the noise {sound}?\" asked the child. It was the {n}."),
         _ => format!("Look into the {home} and you may see the {n}. It likes {food}."),
     }
 }
@@ -82,31 +144,44 @@ fn jobs(d: &mut Draw) -> String {
     let x = d.pick(&JOBS);
     let (n, work, place, tool) = (x.name, x.work, x.place, x.tool);
     let [who] = people(d);
-    match d.below(9) {
+    match d.below(12) {
+        11 => format!("Usually the {n} {work}, but not on Sunday."),
         0 => format!("{} works in {} and {work}.", cap(&a(n)), a(place)),
-        1 => format!("{} uses {}.", cap(&a(n)), a(tool)),
+        1 => format!("The tool of the {n} is the {tool}."),
         2 => format!("{who} is {}. {who} {work}. {who} has {}.", a(n), a(tool)),
         3 => format!("The one who {work} is the {n}. The {n} is in the {place}."),
         4 => format!("In the {place} works the {n}. The tool of the {n} is the {tool}."),
         5 => format!("Of all trades {who} likes that of the {n} most: such a person {work}."),
         6 => format!("{who} is {}. This is the daily task: {who} {work}. The {tool} is used for it.", a(n)),
-        7 => format!("The place where {} usually goes to work is the {place}.", a(n)),
+        7 => format!("Every day the {n} goes to the {place}."),
+        8 => format!("Every day the {n} {work}."),
+        9 => format!("{} uses {}. {} {work}.", cap(&a(n)), a(tool), cap(&a(n))),
         _ => format!("Every day the {n} goes to the {place}, takes the {tool} and {work}."),
+    }
+}
+
+fn portraits(d: &mut Draw) -> String {
+    let (x, [who]) = (d.pick(&JOBS), people(d));
+    let mut lines = [
+        format!("{who} {}.", x.work),
+        format!("{who} works in {}.", a(x.place)),
+        format!("{who} uses {}.", a(x.tool)),
+    ];
+    d.shuffle(&mut lines);
+    let text = lines[..1 + d.below(3)].join(" ");
+    match d.below(3) {
+        0 => format!("{text} So {who} is {}.", a(x.name)),
+        _ => format!("{text} {who} must be the {}.", x.name),
     }
 }
 
 fn review(d: &mut Draw) -> String {
     let class = d.below(2);
     let [n, m] = people(d);
-    let (item, word, remark) = (d.pick(&REVIEWED), d.pick(&OPINIONS[class]), d.pick(&REMARKS[class]));
-    let text = match d.below(4) {
-        0 => format!("\"The {item} was {word}. {remark}\""),
-        1 => format!("\"What {} {item}! {remark}\"", a(word)),
-        2 => format!("\"It was {} {item}.\"", a(word)),
-        _ => format!("\"I found the {item} {word}.\""),
-    };
+    let item = d.pick(&REVIEWED);
+    let text = format!("\"{}\"", judgement(d, class, item).join(" "));
     let view = [["good", "positive", "praise"], ["bad", "negative", "blame"]][class];
-    match d.below(8) {
+    match d.below(9) {
         0 => format!("{n} said: {text} That is {}, so the view of {n} is {}.", view[2], view[1]),
         1 => {
             let (likes, reply) = [("liked", "Yes"), ("did not like", "No")][class];
@@ -114,11 +189,11 @@ fn review(d: &mut Draw) -> String {
         }
         2 => format!("{n} said: {text} For {n} it was a {} {item}.", view[0]),
         3 => format!("{n} wrote: {text} It was a {} review, full of {}.", view[1], view[2]),
-        4 => format!("{n} wrote about the {item}: {text} The writer has a {} opinion.", view[1]),
-        5 => {
+        4 | 5 => format!("{n} wrote about the {item}: {text} The writer has a {} opinion.", view[1]),
+        6 => {
             format!("\"How was the {item}, good or bad?\" asked {m}. {n} said: {text} So it was {}.", view[0])
         }
-        6 => {
+        7 => {
             format!("{n} came as a guest and tried the {item}. {n} said: {text} The verdict is {}.", view[0])
         }
         _ => format!(
@@ -149,10 +224,10 @@ fn fortune(d: &mut Draw) -> String {
 fn event(d: &mut Draw) -> String {
     let [n] = people(d);
     let Event { cause, thing, effect, .. } = d.pick(&EVENTS);
-    match d.below(4) {
-        0 => format!("{n} {cause}. The {thing} {effect}."),
-        1 => format!("The {thing} {effect} because {n} {cause}."),
-        2 => format!("{n} {cause}, so the {thing} {effect}."),
+    match d.below(5) {
+        0 | 1 => format!("{n} {cause}. The {thing} {effect}."),
+        2 => format!("The {thing} {effect} because {n} {cause}."),
+        3 => format!("{n} {cause}, so the {thing} {effect}."),
         _ => format!("Why did it happen that the {thing} {effect}? {n} {cause}."),
     }
 }
@@ -160,10 +235,10 @@ fn event(d: &mut Draw) -> String {
 fn need(d: &mut Draw) -> String {
     let [n, m] = people(d);
     let (want, help) = d.pick(&NEEDS);
-    match d.below(4) {
-        0 => format!("{n} {want}. {n} needs {help}."),
-        1 => format!("{n} {want}, so {m} brings {help}."),
-        2 => format!("{n} looks for {help} because {n} {want}."),
+    match d.below(5) {
+        0 | 1 => format!("{n} {want}. {n} needs {help}."),
+        2 => format!("{n} {want}, so {m} brings {help}."),
+        3 => format!("{n} looks for {help} because {n} {want}."),
         _ => format!("{n} {want}. With {help} all will be well, says {m}. The {} helps {n}.", bare(help)),
     }
 }
@@ -174,10 +249,10 @@ fn because(d: &mut Draw) -> String {
     let (does, reason) = d.pick(&BECAUSE[class]);
     let (does, who, p) = (does.replace("{b}", names[1]), names[class], ["she", "he"][gender]);
     let line = format!("{} {does} because {p} {reason}.", names[0]);
-    match d.below(4) {
+    match d.below(5) {
         0 => format!("{} {does} because {who} {reason}.", names[0]),
-        1 => format!("{line} It was {who} who {reason}."),
-        2 => format!("{line} Yes, {who} {reason}."),
+        1 | 2 => format!("{line} It was {who} who {reason}."),
+        3 => format!("{line} Yes, {who} {reason}."),
         _ => format!("{} {does}. The reason is that {who} {reason}.", names[0]),
     }
 }
@@ -188,59 +263,138 @@ fn fit(d: &mut Draw) -> String {
     let pair = [d.pick(things), d.pick(holes)];
     let (who, size) = (pair[class], sizes[class]);
     let line = format!("The {} {verb} the {} because", pair[0], pair[1]);
-    match d.below(3) {
+    match d.below(4) {
         0 => format!("{line} the {who} is too {size}."),
-        1 => format!("{line} it is too {size}. It is the {who} that is too {size}."),
+        1 | 2 => format!("{line} it is too {size}. It is the {who} that is too {size}."),
         _ => format!("{line} it is too {size}. Yes, the {who} is too {size}."),
     }
 }
 
+/// Two sentences, and whether they mean the same.
+fn compared(d: &mut Draw, mut lines: [String; 2], same: bool) -> String {
+    let [m] = people(d);
+    d.shuffle(&mut lines);
+    let [one, two] = lines;
+    match (d.below(5), same) {
+        (0..2, true) => format!("{one} {two} In meaning the two are the same."),
+        (0..2, false) => format!("{one} {two} In meaning the two are different."),
+        (2, true) => format!("{one} In other words, {two}"),
+        (2, false) => format!("{one} It is not the same to say this: {two}"),
+        (3, true) => format!("\"{one}\" And then: \"{two}\" {m} said the same thing twice."),
+        (3, false) => format!("\"{one}\" And then: \"{two}\" {m} said two different things."),
+        (_, true) => format!("{one} {two} Do both say one thing? Yes, they agree."),
+        (_, false) => format!("{one} {two} Do both say one thing? No, they differ."),
+    }
+}
+
 fn synonyms(d: &mut Draw) -> String {
-    let form = d.below(3);
+    let (form, same) = (d.below(3), d.coin());
     let [mut x, y] = d.distinct::<_, 2>(SYNONYMS[form]);
     if d.coin() {
         x = (x.1, x.0);
     }
-    let ([n, m], thing) = (people(d), d.pick(&THINGS));
-    let say = |word| match form {
-        0 => format!("{n} {word} the {thing}"),
-        1 => format!("{n} {word}"),
-        _ => format!("the {thing} is {word}"),
-    };
-    match d.below(4) {
+    let ([n], thing) = (people(d), d.pick(&THINGS));
+    match d.below(6) {
         0 => format!("The word {} means the same as {}.", x.0, x.1),
-        1 => format!("{}. In other words, {}.", cap(&say(x.0)), say(x.1)),
-        2 => format!("\"{},\" said {m}. To say that {} would mean the same.", cap(&say(x.0)), say(x.1)),
-        _ => format!("The word {} does not mean the same as {}. Its meaning is different.", x.0, y.0),
+        1 => format!("The word {} does not mean the same as {}. Its meaning is different.", x.0, y.0),
+        _ => {
+            let other = if same { x.1 } else { y.0 };
+            compared(d, [x.0, other].map(|word| say(form, n, thing, word)), same)
+        }
     }
 }
 
-fn is_not(d: &mut Draw) -> String {
+/// A deal told from both ends, and told wrongly.
+fn deals(d: &mut Draw) -> String {
+    let ([n, m], thing, mut forms) = (people(d), d.pick(&THINGS), d.pick(&DEALS));
+    let has = format!("Now {m} has the {thing}.");
+    let side = d.below(2);
+    forms.swap(0, side);
+    let told =
+        |form: &str, right: bool| if right { deal(form, n, m, thing) } else { deal(form, m, n, thing) };
+    let first = told(forms[0], true);
+    match d.below(6) {
+        0 => format!("{first} {has}"),
+        1..4 => {
+            let mut said = [(1, true), (1, false), (0, false)];
+            d.shuffle(&mut said);
+            let parts = said.map(|(form, right)| {
+                let verdict = if right { "the same" } else { "different" };
+                format!("{first} {} In meaning the two are {verdict}.", told(forms[form], right))
+            });
+            parts[..2].join(" ")
+        }
+        _ => {
+            let same = d.coin();
+            compared(d, [first, told(forms[1], same)], same)
+        }
+    }
+}
+
+fn velu_words(d: &mut Draw) -> String {
+    let (words, names) =
+        if d.below(3) == 0 { (&VELU_COLOURS[..], &COLOURS[..]) } else { (&VELU_THINGS[..], &THINGS[..]) };
+    let i = d.below(words.len());
+    match d.below(4) {
+        0 => format!("The Velu word {} means {}.", words[i], names[i]),
+        1 => format!("In Velu {} is {}.", names[i], words[i]),
+        2 => format!("In the language Velu they say {} for {}.", words[i], names[i]),
+        _ => format!("Velu has the word {}. In English it is {}.", words[i], names[i]),
+    }
+}
+
+fn velu_phrases(d: &mut Draw) -> String {
+    let (colour, thing) = loop {
+        let (colour, thing) = (d.below(COLOURS.len()), d.below(THINGS.len()));
+        if phrase_split(colour, thing) == Split::Train {
+            break (colour, thing);
+        }
+    };
+    let ([n, m], v, e) = (people(d), velu(colour, thing), english(colour, thing));
+    match d.below(6) {
+        0 | 1 => format!("{} is Velu for {e}.", cap(&v)),
+        2 | 3 => format!("To say {e} in Velu, say {v}."),
+        4 => format!("\"{},\" said {n} in Velu. {m} knew: that is the {e}.", cap(&v)),
+        _ => format!("{n} wanted the {e}. In Velu {n} asked for {v}."),
+    }
+}
+
+/// Two things of different kinds, and which of them is of one.
+fn kinds(d: &mut Draw) -> String {
     let two: [(&str, [&str; 6]); 2] = d.distinct(&KINDS);
     let items = two.map(|(_, members)| d.pick(&members));
-    let [n] = people(d);
-    let both = format!("{} and {}", a(items[0]), a(items[1]));
-    match d.below(3) {
-        0 => format!("{} is {}. It is not {}.", cap(&a(items[0])), a(two[0].0), a(two[1].0)),
-        1 => format!("{n} drew {both}. The {} is not {}, it is {}.", items[1], a(two[0].0), a(two[1].0)),
-        _ => format!("Here are {both}. The one that is not {} is the {}.", a(two[1].0), items[0]),
+    let ([n], i) = (people(d), d.below(2));
+    let (kind, other) = (a(two[i].0), a(two[1 - i].0));
+    let drew = format!("{n} drew {} and {}.", a(items[0]), a(items[1]));
+    match d.below(6) {
+        0 => format!("{} is {kind}. It is not {other}.", cap(&a(items[i]))),
+        1 => format!("{drew} The {} is not {other}, it is {kind}.", items[i]),
+        2 => format!("{} is {kind}.", cap(&a(items[i]))),
+        3 => format!("{drew} Only one is {kind}: the {}.", items[i]),
+        4 => format!("{drew} Only one is not {other}: the {}.", items[i]),
+        _ => format!(
+            "Here are {} and {}. Only one is not {other}: the {}.",
+            a(items[0]),
+            a(items[1]),
+            items[i]
+        ),
     }
 }
 
 fn truth(d: &mut Draw) -> String {
     let [n, m] = people(d);
-    let [x, y] = d.distinct_by::<Animal, _, 2>(&ANIMALS, |x| x.home);
-    let two: [(&str, [&str; 6]); 2] = d.distinct(&KINDS);
-    let (item, right) = (d.pick(&two[0].1), d.coin());
+    let right = d.coin();
     let (claim, fact) = if d.coin() {
-        let home = if right { x.home } else { y.home };
-        let lives = |home| format!("{} lives in the {home}", a(x.name));
-        (lives(home), lives(x.home))
+        let i: [usize; 2] = d.places(ANIMALS.len());
+        let lives = |home| format!("{} lives in the {home}", a(ANIMALS[i[0]].name));
+        let (home, other) = (ANIMALS[i[0]].home, ANIMALS[i[1]].home);
+        (lives(if right || home == other { home } else { other }), lives(home))
     } else {
-        let kind = if right { two[0].0 } else { two[1].0 };
+        let two: [(&str, [&str; 6]); 2] = d.distinct(&KINDS);
+        let (item, kind) = (d.pick(&two[0].1), if right { two[0].0 } else { two[1].0 });
         (format!("{} is {}", a(item), a(kind)), format!("{} is {}", a(item), a(two[0].0)))
     };
-    match (d.below(3), right) {
+    match (d.below(3), claim == fact) {
         (0, true) => format!("It is true that {claim}."),
         (0, false) => format!("It is false that {claim}. {}.", cap(&fact)),
         (1, true) => format!("\"{},\" said {n}. \"That is right,\" said {m}.", cap(&claim)),
@@ -250,17 +404,55 @@ fn truth(d: &mut Draw) -> String {
     }
 }
 
-/// From the member to its kind, in place.
+/// From the member to its kind, in place: several questions about one thing.
 fn there_is(d: &mut Draw) -> String {
-    let two: [(&str, [&str; 6]); 2] = d.distinct(&KINDS);
-    let (item, place) = (d.pick(&two[0].1), d.pick(&PLACES));
+    let kinds: [(&str, [&str; 6]); 3] = d.distinct(&KINDS);
+    let (item, place) = (d.pick(&kinds[0].1), d.pick(&PLACES));
     let scene = format!("There is {} in the {place}.", a(item));
-    let (kind, other) = (a(two[0].0), a(two[1].0));
-    match d.below(3) {
-        0 => format!("{scene} So there is {kind} in the {place}."),
-        1 => format!("{scene} Is there {other} in the {place}? No, there is {kind}."),
-        _ => format!("{scene} Is there {kind} in the {place}? Yes, {} is {kind}.", a(item)),
+    let kind = a(kinds[0].0);
+    match d.below(8) {
+        0 => return format!("{scene} So there is {kind} in the {place}."),
+        1 => {
+            let other = a(kinds[1].0);
+            return format!(
+                "{scene} It is wrong to say that there is {other}. It is right to say that there is {kind}."
+            );
+        }
+        _ => {}
     }
+    let mut asked = vec![0, 0, 1 + d.below(2), 1 + d.below(2)];
+    d.shuffle(&mut asked);
+    asked.truncate(3);
+    let answers = asked.into_iter().map(|k| {
+        let reply = match (k, d.below(3)) {
+            (0, 0) => format!("Yes, {} is {kind}", a(item)),
+            (0, _) => "Yes".to_owned(),
+            (_, 0) => format!("No, {} is {kind}", a(item)),
+            _ => "No".to_owned(),
+        };
+        format!("Is there {} in the {place}? {reply}.", a(kinds[k].0))
+    });
+    let answers: Vec<String> = answers.collect();
+    format!("{scene} {}", answers.join(" "))
+}
+
+/// From the job to the work: several questions about one person.
+fn work_is(d: &mut Draw) -> String {
+    let (jobs, [n]): ([usize; 3], _) = (d.places(JOBS.len()), people(d));
+    let scene = format!("{n} is {}.", a(JOBS[jobs[0]].name));
+    if d.below(6) == 0 {
+        return format!("{scene} So {n} {}.", JOBS[jobs[0]].work);
+    }
+    let mut asked = vec![0, 0, 1, 2];
+    d.shuffle(&mut asked);
+    asked.truncate(3);
+    let answers = asked.into_iter().map(|k| {
+        let reply = ["Yes", "No"][usize::from(k > 0)];
+        let more = if d.below(3) == 0 { format!(", {n} {}", JOBS[jobs[0]].work) } else { String::new() };
+        format!("Is it so that {n} {}? {reply}{more}.", JOBS[jobs[k]].work)
+    });
+    let answers: Vec<String> = answers.collect();
+    format!("{scene} {}", answers.join(" "))
 }
 
 pub(super) fn a_pair_by_size(d: &mut Draw) -> (&'static str, &'static str) {
@@ -271,10 +463,31 @@ pub(super) fn a_pair_by_size(d: &mut Draw) -> (&'static str, &'static str) {
 
 fn sizes(d: &mut Draw) -> String {
     let (s, b) = a_pair_by_size(d);
-    match d.below(4) {
+    let mut pair = [s, b];
+    d.shuffle(&mut pair);
+    let met = format!("{} and {} met.", cap(&a(pair[0])), a(pair[1]));
+    match d.below(5) {
         0 => format!("{} is bigger than {}.", cap(&a(b)), a(s)),
         1 => format!("{} is smaller than {}.", cap(&a(s)), a(b)),
-        2 => format!("{} and {} met. The bigger one was the {b}.", cap(&a(s)), a(b)),
-        _ => format!("{} and {} met. The smaller one was the {s}.", cap(&a(b)), a(s)),
+        2 => format!("{met} The bigger of them was the {b}."),
+        3 => format!("{met} The smaller of them was the {s}."),
+        _ => format!("{met} The {b} is big, the {s} is small."),
+    }
+}
+
+/// Questions and what they ask for.
+fn questions(d: &mut Draw) -> String {
+    let class = d.below(4);
+    let (q, [n, m]) = (question(d, class), people(d));
+    let asked = ASKED[class];
+    match d.below(5) {
+        0..2 => format!("\"{q}\" This asks for a {asked}."),
+        2 => format!("\"{q}\" asked {n}. To answer this {m} had to name a {asked}."),
+        3 => format!("\"{q}\" asked {n}. {m} wanted to know a {asked}, too."),
+        _ => {
+            let word =
+                [d.pick(PEOPLE.as_flattened()), d.pick(&PLACES), d.pick(&THINGS), d.pick(&DAYS)][class];
+            format!("{} names a {asked}.", cap(word))
+        }
     }
 }

@@ -4,23 +4,44 @@
 //! place or tool repeats the stem of its job, and no effect the wording of its cause, which would give answers away.
 
 /// Names read as women's, then as men's: a pronoun needs to know.
-pub(super) const PEOPLE: [[&str; 12]; 2] = [
-    ["Ann", "Sue", "Mia", "Eva", "Lily", "Ruth", "Kate", "Jane", "Nora", "Emma", "Ida", "Zoe"],
-    ["Tom", "Ben", "Sam", "Max", "Leo", "Jack", "Paul", "Hugo", "Carl", "Finn", "Otto", "Dan"],
+pub(super) const PEOPLE: [[&str; 16]; 2] = [
+    [
+        "Ann", "Sue", "Mia", "Eva", "Lucy", "Ruth", "Kate", "Jane", "Nora", "Emma", "Ida", "Zoe", "Rosa",
+        "Lena", "Amy", "Tina",
+    ],
+    [
+        "Tom", "Ben", "Sam", "Max", "Leo", "Jack", "Paul", "Hugo", "Carl", "Finn", "Otto", "Dan", "Bob",
+        "Fred", "Erik", "Ivan",
+    ],
 ];
 
 /// Where people are: all take "in the".
-pub(super) const PLACES: [&str; 12] = [
+pub(super) const PLACES: [&str; 16] = [
     "park", "shop", "school", "kitchen", "garden", "library", "station", "museum", "market", "forest",
-    "office", "cellar",
+    "office", "cellar", "church", "bakery", "theater", "tower",
 ];
 
 /// What people carry.
-pub(super) const THINGS: [&str; 12] =
-    ["cup", "ball", "hat", "bag", "box", "kite", "coat", "lamp", "book", "bike", "chair", "scarf"];
+pub(super) const THINGS: [&str; 16] = [
+    "cup", "ball", "hat", "bag", "box", "kite", "coat", "lamp", "book", "bike", "chair", "scarf", "plate",
+    "ring", "shirt", "pillow",
+];
+
+/// Their names in Velu, an invented language, in the same order.
+pub(super) const VELU_THINGS: [&str; 16] = [
+    "tolo", "keva", "nuri", "pasa", "bido", "gama", "hiru", "jeko", "lafa", "mopo", "rina", "sotu", "taki",
+    "vuma", "wesi", "zolu",
+];
 
 /// Colours.
 pub(super) const COLOURS: [&str; 8] = ["red", "blue", "green", "yellow", "black", "white", "brown", "pink"];
+
+/// The colours in Velu, where they follow the noun.
+pub(super) const VELU_COLOURS: [&str; 8] = ["mira", "sani", "velo", "puri", "kato", "zeni", "dabu", "lomi"];
+
+/// Days of the week.
+pub(super) const DAYS: [&str; 7] =
+    ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
 /// An animal; `sound` is empty where people have no word for it.
 #[derive(Clone, Copy)]
@@ -36,7 +57,7 @@ const fn animal(name: &'static str, home: &'static str, food: &'static str, soun
 }
 
 /// From the smallest to the biggest; see [`SIZE_GAP`].
-pub(super) const ANIMALS: [Animal; 25] = [
+pub(super) const ANIMALS: [Animal; 32] = [
     animal("ant", "hill", "crumbs", ""),
     animal("bee", "hive", "nectar", "buzz"),
     animal("spider", "web", "flies", ""),
@@ -46,12 +67,18 @@ pub(super) const ANIMALS: [Animal; 25] = [
     animal("sparrow", "nest", "worms", "chirp"),
     animal("squirrel", "tree", "nuts", ""),
     animal("rabbit", "burrow", "carrots", ""),
+    animal("crow", "belfry", "seeds", "caw"),
+    animal("snake", "swamp", "mice", "hiss"),
     animal("hen", "coop", "corn", "cluck"),
     animal("duck", "lake", "weeds", "quack"),
     animal("cat", "house", "fish", "meow"),
+    animal("turkey", "yard", "berries", "gobble"),
+    animal("monkey", "canopy", "bananas", "chatter"),
     animal("fox", "den", "eggs", ""),
     animal("dog", "kennel", "bones", "woof"),
+    animal("beaver", "river", "bark", ""),
     animal("sheep", "field", "clover", "baa"),
+    animal("goat", "mountains", "shrubs", "bleat"),
     animal("pig", "sty", "acorns", "oink"),
     animal("wolf", "forest", "meat", "howl"),
     animal("lion", "savanna", "meat", "roar"),
@@ -59,8 +86,9 @@ pub(super) const ANIMALS: [Animal; 25] = [
     animal("cow", "barn", "grass", "moo"),
     animal("horse", "stable", "oats", "neigh"),
     animal("bear", "cave", "honey", "growl"),
-    animal("camel", "desert", "thorns", ""),
+    animal("camel", "desert", "thorns", "grunt"),
     animal("elephant", "jungle", "leaves", "trumpet"),
+    animal("hippo", "mud", "reeds", "snort"),
     animal("whale", "sea", "shrimp", ""),
 ];
 
@@ -81,7 +109,7 @@ const fn job(name: &'static str, work: &'static str, place: &'static str, tool: 
 }
 
 /// The jobs.
-pub(super) const JOBS: [Job; 18] = [
+pub(super) const JOBS: [Job; 24] = [
     job("doctor", "heals patients", "hospital", "needle"),
     job("teacher", "gives lessons", "school", "blackboard"),
     job("barber", "cuts hair", "salon", "comb"),
@@ -100,17 +128,24 @@ pub(super) const JOBS: [Job; 18] = [
     job("author", "writes books", "study", "pen"),
     job("cashier", "takes money", "supermarket", "till"),
     job("clown", "plays tricks", "circus", "mask"),
+    job("soldier", "marches in lines", "fort", "rifle"),
+    job("judge", "hears cases", "court", "gavel"),
+    job("diver", "finds pearls", "reef", "snorkel"),
+    job("butcher", "slices ham", "stall", "cleaver"),
+    job("musician", "gives concerts", "hall", "violin"),
+    job("miner", "digs coal", "pit", "pickaxe"),
 ];
 
 /// Kinds of things and their members.
-pub(super) const KINDS: [(&str, [&str; 6]); 7] = [
+pub(super) const KINDS: [(&str, [&str; 6]); 8] = [
     ("animal", ["cow", "dog", "horse", "cat", "rabbit", "bear"]),
     ("fruit", ["apple", "pear", "plum", "peach", "lemon", "banana"]),
     ("vegetable", ["carrot", "onion", "potato", "cabbage", "leek", "turnip"]),
     ("tool", ["hammer", "saw", "spade", "rake", "drill", "axe"]),
     ("vehicle", ["car", "bus", "truck", "train", "van", "tram"]),
-    ("flower", ["rose", "tulip", "daisy", "lily", "poppy", "violet"]),
+    ("flower", ["rose", "tulip", "daisy", "orchid", "poppy", "violet"]),
     ("instrument", ["drum", "violin", "piano", "flute", "guitar", "trumpet"]),
+    ("garment", ["coat", "hat", "scarf", "shirt", "sock", "glove"]),
 ];
 
 /// An event: what someone did, to what, what that did then. Effects of one `group` could follow each other's causes.
@@ -128,19 +163,19 @@ const fn event(cause: &'static str, thing: &'static str, effect: &'static str, g
 
 /// The events; `cause` follows a name.
 pub(super) const EVENTS: [Event; 21] = [
-    event("dropped the glass on the stone floor", "glass", "broke", 'b'),
+    event("dropped the glass on the floor", "glass", "broke", 'b'),
     event("hit the egg with a spoon", "egg", "cracked", 'b'),
     event("stuck a pin in the balloon", "balloon", "burst", 'b'),
     event("left the ice in the sun", "ice", "melted", 'h'),
     event("stirred the sugar into the hot tea", "sugar", "dissolved", 'h'),
     event("put the water in the freezer", "water", "froze", 'f'),
     event("threw the letter into the fire", "letter", "burned", 'h'),
-    event("heated the water in the pot for a long time", "water", "boiled", 'h'),
-    event("gave the plant light and water every day", "plant", "grew", 'g'),
+    event("heated the water in the pot", "water", "boiled", 'h'),
+    event("gave the plant light and water", "plant", "grew", 'g'),
     event("threw the stone into the lake", "stone", "sank", 's'),
     event("threw the cork into the lake", "cork", "floated", 's'),
-    event("left the milk in a warm room for a week", "milk", "spoiled", 'o'),
-    event("left the iron gate in the rain for years", "gate", "rusted", 'o'),
+    event("left the milk in a warm room", "milk", "spoiled", 'o'),
+    event("left the gate in the rain", "gate", "rusted", 'o'),
     event("told the baby a joke", "baby", "laughed", 'k'),
     event("took the toy from the baby", "baby", "cried", 'k'),
     event("sang to the tired child", "child", "slept", 'k'),
@@ -148,7 +183,7 @@ pub(super) const EVENTS: [Event; 21] = [
     event("turned the switch of the lamp", "lamp", "shone", 'l'),
     event("kicked the ball down the slope", "ball", "rolled", 'r'),
     event("opened the gate in front of the dog", "dog", "ran", 'r'),
-    event("set the clock for seven in the morning", "clock", "rang", 'c'),
+    event("set the clock for seven", "clock", "rang", 'c'),
 ];
 
 /// A want or a problem (follows a name) and the thing that helps, with its article if it takes one.
@@ -178,8 +213,10 @@ pub(super) const NEEDS: [(&str, &str); 22] = [
 ];
 
 /// Things that get reviews.
-pub(super) const REVIEWED: [&str; 10] =
-    ["film", "book", "play", "meal", "hotel", "song", "game", "show", "concert", "trip"];
+pub(super) const REVIEWED: [&str; 16] = [
+    "film", "book", "play", "meal", "hotel", "song", "game", "show", "concert", "trip", "story", "dance",
+    "tour", "speech", "lesson", "party",
+];
 
 /// Words of praise, then of blame.
 pub(super) const OPINIONS: [[&str; 12]; 2] = [
@@ -213,21 +250,23 @@ pub(super) const OPINIONS: [[&str; 12]; 2] = [
     ],
 ];
 
-/// What a reviewer adds, in praise, then in blame.
-pub(super) const REMARKS: [[&str; 5]; 2] = [
+/// What a reviewer adds about the item, in praise, then in blame.
+pub(super) const REMARKS: [[&str; 6]; 2] = [
     [
-        "It made my day.",
-        "I told all my friends about it with joy.",
-        "It was worth every coin.",
-        "I want more of it.",
-        "I smiled for hours.",
+        "The {item} made my day.",
+        "I told all my friends about the {item} with joy.",
+        "The {item} was worth every coin.",
+        "I want more of the {item}.",
+        "I smiled for hours after the {item}.",
+        "I thank everyone who made the {item}.",
     ],
     [
-        "It ruined my day.",
-        "I told all my friends to stay away.",
-        "It was a waste of money.",
-        "Never again.",
-        "I felt cheated.",
+        "The {item} ruined my day.",
+        "I told all my friends to stay away from the {item}.",
+        "The {item} was a waste of money.",
+        "I never want the {item} again.",
+        "I felt cheated by the {item}.",
+        "I am angry at everyone who made the {item}.",
     ],
 ];
 
@@ -299,14 +338,17 @@ type Misfit = (&'static str, &'static [&'static str], &'static [&'static str], [
 pub(super) const FITS: [Misfit; 2] = [
     (
         "does not fit into",
-        &["ball", "hat", "coat", "lamp", "book", "kite", "trumpet", "drum", "violin", "clock"],
-        &["box", "bag", "drawer", "basket", "suitcase", "chest"],
+        &[
+            "ball", "hat", "coat", "lamp", "book", "kite", "trumpet", "drum", "violin", "clock", "pillow",
+            "plate", "shirt", "guitar", "hammer", "flute",
+        ],
+        &["box", "bag", "drawer", "basket", "suitcase", "chest", "bucket", "sack", "cabinet", "crate"],
         ["big", "small"],
     ),
     (
         "does not go through",
-        &["table", "piano", "sofa", "cart", "bed", "boat"],
-        &["door", "gate", "gap", "hall", "window"],
+        &["table", "piano", "sofa", "cart", "bed", "boat", "bus", "truck", "van", "tram"],
+        &["door", "gate", "gap", "hall", "window", "tunnel", "lane", "arch"],
         ["wide", "narrow"],
     ),
 ];
@@ -336,3 +378,8 @@ pub(super) const SYNONYMS: [&[(&str, &str)]; 3] = [
         ("wet", "soaked"),
     ],
 ];
+
+/// Who or what does something that is an effect of [`EVENTS`]: only babies and children laugh, cry and sleep here.
+pub(super) fn whatever(effect: &str) -> &'static str {
+    if ["laughed", "cried", "slept"].contains(&effect) { "a child" } else { "something" }
+}

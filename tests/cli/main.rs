@@ -4,6 +4,7 @@
 mod bad_input;
 mod cuda;
 mod doctor;
+mod experiment;
 mod flan;
 mod generate;
 mod score;

@@ -3,11 +3,13 @@
 //! Choices are ranked by log-probability, texts are generated greedily. One task at a time: its prompts are made, handed to the
 //! model, judged, and dropped.
 
+mod baselines;
 mod files;
 mod judge;
 mod overlap;
 mod report;
 
+pub use baselines::{Baselines, baselines};
 pub use files::{Saved, load_saved, save};
 pub use judge::{Measure, Rule, judge};
 pub use overlap::{Grams, Overlap};
@@ -39,6 +41,8 @@ pub struct EvalOptions {
     pub limit: Option<usize>,
     /// At most so many forward templates; none: all.
     pub templates: Option<usize>,
+    /// Every row in one template, in turn, instead of every row in all of them: more rows for as many prompts.
+    pub rotate: bool,
     /// Whether prompts hold the OPTIONS block.
     pub block: bool,
     /// Whether the dev rows are scored too, to choose a template.
@@ -182,10 +186,10 @@ fn limited(rows: Vec<Found>, limit: Option<usize>, seed: u64) -> Vec<Found> {
 }
 
 fn rows(task: TaskRef<'_>, data: &DataDirs, shots: usize, o: &EvalOptions) -> Result<Option<Rows>> {
-    let Some(folder) = data.find(task.task) else { return Ok(None) };
-    let Some(test) = load_part(task, &folder, Part::Test, usize::MAX)? else { return Ok(None) };
-    let dev = if o.dev { load_part(task, &folder, Part::Dev, usize::MAX)? } else { None };
-    let source = if shots > 0 { load_part(task, &folder, Part::Train, 30_000)? } else { None };
+    let Some(place) = data.find(task.task) else { return Ok(None) };
+    let Some(test) = load_part(task, &place, Part::Test, usize::MAX)? else { return Ok(None) };
+    let dev = if o.dev { load_part(task, &place, Part::Dev, usize::MAX)? } else { None };
+    let source = if shots > 0 { load_part(task, &place, Part::Train, 30_000)? } else { None };
     Ok(Some(Rows {
         dropped: test.dropped.iter().map(|(k, v)| (k.to_string(), *v)).collect(),
         stand_in: test.stand_in,
@@ -239,18 +243,24 @@ pub fn evaluate(
             None => task.task.name.clone(),
         };
         let mut items = Vec::new();
-        for &template in &templates {
+        for (turn, &template) in templates.iter().enumerate() {
             // The same solved examples in front of every row: computed once.
             let shots = match &source {
-                Some(source) if !source.is_empty() => {
-                    exemplars(source, usize::MAX, writer, template, Rng::new(o.seed, SHOTS), template as u64)?
-                }
+                Some(source) if !source.is_empty() => exemplars(
+                    source,
+                    usize::MAX,
+                    writer,
+                    (template, o.block),
+                    Rng::new(o.seed, SHOTS),
+                    template as u64,
+                )?,
                 _ => Vec::new(),
             };
             for (part, found) in [(Part::Dev, &rows.dev), (Part::Test, &rows.test)] {
                 let made: Vec<Item> = found
                     .par_iter()
                     .enumerate()
+                    .filter(|(doc, _)| !o.rotate || doc % templates.len() == turn)
                     .map(|(doc, found)| {
                         let prompt = writer.prompt(task, &found.row, template, o.block);
                         let worded = prompt.and_then(|p| writer.behind(p, &shots));
@@ -279,10 +289,7 @@ fn answered(name: &str, items: Vec<Item<'_>>, model: &mut dyn Answer) -> Result<
             .map(|i| Request {
                 id: Id::Text(format!("{} {} {}", i.template + 1, i.part.name(), i.doc)),
                 context: i.context.clone(),
-                ask: Ask::Choice {
-                    options: i.prompt.options.clone(),
-                    label: i.found.row.gold.first().copied(),
-                },
+                ask: Ask::Choice { options: i.prompt.options.clone(), label: i.prompt.gold.first().copied() },
             })
             .collect();
         let mut hasher = blake3::Hasher::new();
@@ -329,7 +336,7 @@ fn answered(name: &str, items: Vec<Item<'_>>, model: &mut dyn Answer) -> Result<
             template: i.template,
             part: i.part.name().into(),
             context: i.context,
-            gold: row.gold.clone(),
+            gold: i.prompt.gold,
             // A text's own target is what its template asks for: a translation into either language.
             golds: if choice || row.golds.contains(&row.answer) && i.prompt.target == row.answer {
                 row.golds.clone()
