@@ -65,7 +65,8 @@ mod tests {
             let mut draw = 0;
             let mut next = |n: u64| { draw += 1; rng.below(draw, n) };
             let mut items: Vec<Owned> = lens.iter().enumerate().map(|(o, &n)| {
-                let tokens = (0..n).map(|_| next(1000) as u32).collect();
+                // The first token tells whose it is, even where there is no other.
+                let tokens = (0..n).map(|i| if i == 0 { o as u32 } else { next(1000) as u32 }).collect();
                 (o as u32, tokens, (0..n).map(|_| next(2) as u8).collect())
             }).collect();
             let capacity = lens.iter().max().copied().unwrap_or(1) + spare;
