@@ -2,12 +2,12 @@
 
 use super::Global;
 use super::device::Machine;
-use super::exam::{Candidate, Exam};
+use super::exam::{Candidate, Exam, guards};
 use super::prepare::Prepared;
 use crate::error::Result;
-use crate::experiment::{Asked, Marks};
-use crate::flan::eval::{Baselines, baselines};
-use crate::flan::{BUILTIN, Catalog, Collection, DataDirs, Part, Place, Source as Rows, Split, load_part};
+use crate::experiment::{Asked, Marks, rows as collect};
+use crate::flan::eval::Baselines;
+use crate::flan::{BUILTIN, Catalog, Collection, DataDirs, Split};
 use crate::metrics::stats::{Mean, sign_flip};
 use crate::report::{Bars, Cell, Figure, Group, Section, Table, Tone, Unit, Value};
 use crate::tensor::DType;
@@ -24,7 +24,7 @@ const HELD_OUT_ROWS: usize = 200;
 /// Sign flips of the paired test.
 const FLIPS: usize = 10_000;
 
-/// Settings of the run without arguments. Chosen on the clusters that the paper does not evaluate (docs/reproduction.md).
+/// Settings of the run without arguments.
 pub(super) fn defaults() -> Vec<(&'static str, toml::Value)> {
     use toml::Value as V;
     let text = |t: &str| V::String(t.into());
@@ -123,20 +123,20 @@ impl<'a> Demo<'a> {
         let held = |cluster: &str| split.test.iter().any(|t| t.dataset.cluster == cluster);
         let mut lines: Vec<Line> = Vec::new();
         for cluster in &self.catalog.clusters {
-            let base = Asked::BASE.map(|asked| (asked, collect(before, &cluster.name, asked)));
+            let base = Asked::BASE.map(|asked| (asked, collect(before, &cluster.name, asked, false)));
             let (best, base) = base
                 .into_iter()
                 .reduce(|a, b| if mean(&b.1) > mean(&a.1) { b } else { a })
                 .unwrap_or((Asked::Flan, Vec::new()));
-            let tuned = collect(after, &cluster.name, Asked::Flan);
+            let tuned = collect(after, &cluster.name, Asked::Flan, false);
             if tuned.is_empty() || base.len() != tuned.len() {
                 continue;
             }
             lines.push(Line {
                 title: cluster.title.clone(),
                 held: held(&cluster.name),
-                guards: self.guards(&cluster.name)?,
-                flan: mean(&collect(before, &cluster.name, Asked::Flan)),
+                guards: guards(&self.catalog, &self.data, &cluster.name)?,
+                flan: mean(&collect(before, &cluster.name, Asked::Flan, false)),
                 best,
                 p: sign_flip(&tuned, &base, FLIPS, 0).map(|s| s.p),
                 base,
@@ -145,18 +145,6 @@ impl<'a> Demo<'a> {
         }
         lines.sort_by_key(|l| !l.held);
         Ok(Compared { lines })
-    }
-
-    /// What the tasks of a cluster give without being done.
-    fn guards(&self, cluster: &str) -> Result<Option<Baselines>> {
-        let mut all = Vec::new();
-        for t in self.catalog.tasks().filter(|t| t.dataset.cluster == cluster) {
-            let part = |part| load_part(t, &Place::World, part, usize::MAX);
-            if let (Some(train), Some(test)) = (part(Part::Train)?, part(Part::Test)?) {
-                all.extend(baselines(&Rows::new(t, train)?, &test.rows)?);
-            }
-        }
-        Ok(Baselines::mean(&all))
     }
 }
 
@@ -227,7 +215,7 @@ impl Compared {
             .into(),
             rows: self.lines.iter().map(row).collect(),
             note: Some(
-                "base*: in the prompts that the tuned model gets; base: in the best of three kinds (these, the same without options, text that goes on).                  Change: against base, ± one standard error over rows; p: paired sign flips. Majority, options alone and word overlap: what answers                  without doing the task."
+                "base*: in the prompts that the tuned model gets; base: in the best of three kinds (these, the same without options, text that goes on). Change: against base, ± one standard error over rows; p: paired sign flips. Majority, options alone and word overlap: what answers without doing the task."
                     .into(),
             ),
         };
@@ -283,10 +271,4 @@ struct Line {
 
 fn mean(values: &[f64]) -> f64 {
     Mean::of(values).map_or(f64::NAN, |m| m.value)
-}
-
-/// The worth of every row of a cluster's tasks, asked in one way.
-fn collect(marks: &[Marks], cluster: &str, asked: Asked) -> Vec<f64> {
-    let of = marks.iter().filter(|m| m.cluster == cluster && m.asked == asked);
-    of.flat_map(|m| m.worth.iter().copied()).collect()
 }

@@ -5,8 +5,9 @@ use super::device::Machine;
 use super::evaluate::{Bare, Model};
 use crate::error::{Error, Result};
 use crate::experiment::{Asked, Marks};
-use crate::flan::eval::{EvalOptions, Rule, Sample, evaluate};
-use crate::flan::{DataDirs, Join, Metric, Mode, TaskRef, Truncate, Wording, Writer};
+use crate::flan::eval::{Baselines, EvalOptions, Rule, Sample, baselines, evaluate};
+use crate::flan::{self, Catalog, DataDirs, Part, load_part};
+use crate::flan::{Join, Metric, Mode, TaskRef, Truncate, Wording, Writer};
 use crate::model::Config;
 use crate::progress::{Mode as ProgressMode, Progress};
 use crate::score::generate::GenerateOptions;
@@ -147,6 +148,19 @@ impl Exam<'_> {
         progress.finish();
         Ok(all)
     }
+}
+
+/// What the tasks of a cluster give without being done, on the mean; none without rows or choices.
+pub(super) fn guards(catalog: &Catalog, data: &DataDirs, cluster: &str) -> Result<Option<Baselines>> {
+    let mut all = Vec::new();
+    for t in catalog.tasks().filter(|t| t.dataset.cluster == cluster) {
+        let Some(place) = data.find(t.task) else { continue };
+        let part = |part, cap| load_part(t, &place, part, cap);
+        if let (Some(train), Some(test)) = (part(Part::Train, 5000)?, part(Part::Test, usize::MAX)?) {
+            all.extend(baselines(&flan::Source::new(t, train)?, &test.rows)?);
+        }
+    }
+    Ok(Baselines::mean(&all))
 }
 
 /// Whether a metric of texts is a matter of one row.

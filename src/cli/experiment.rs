@@ -4,20 +4,18 @@
 //! experiments share what they have in common.
 
 use super::device::Machine;
-use super::exam::{Candidate, Exam};
+use super::exam::{Candidate, Exam, guards};
 use super::findings::{self, Setting};
 use super::finetune::{Go, execute, say, stop_flag};
 use super::mixture;
-use super::prepare::Prepared;
-use super::prepare::{count, millions};
+use super::prepare::{Prepared, count, millions};
 use super::score::model_hash;
 use super::settings::Resolved;
 use super::{Global, TrainFlags, demo, sizes};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::experiment::{Base, Cell, Marks, Name, World, plan};
-use crate::flan::eval::{self, Baselines};
-use crate::flan::{self, BUILTIN, Catalog, DataDirs, Part, TaskRef, load_part};
+use crate::flan::{BUILTIN, Catalog, DataDirs, TaskRef};
 use crate::progress::{self, Mode};
 use crate::score::{Engine, Hooks, Requests, ScoreOptions, run as run_requests};
 use crate::tensor::DType;
@@ -199,15 +197,10 @@ impl Lab<'_> {
 
     /// What is said beside the results: baselines, and what the base makes of the questions as prose.
     fn setting<'w>(&'w self, world: &'w World, micro: bool) -> Result<Setting<'w>> {
-        let mut baselines: BTreeMap<String, Vec<Baselines>> = BTreeMap::new();
-        for t in self.catalog.tasks().filter(|t| world.evaluated.contains(&t.dataset.cluster)) {
-            let Some(place) = self.data.find(t.task) else { continue };
-            let part = |part, cap| load_part(t, &place, part, cap);
-            let (Some(train), Some(test)) = (part(Part::Train, 5000)?, part(Part::Test, usize::MAX)?) else {
-                continue;
-            };
-            if let Some(b) = eval::baselines(&flan::Source::new(t, train)?, &test.rows)? {
-                baselines.entry(t.dataset.cluster.clone()).or_default().push(b);
+        let mut baselines = BTreeMap::new();
+        for cluster in &world.evaluated {
+            if let Some(b) = guards(self.catalog, self.data, cluster)? {
+                baselines.insert(cluster.clone(), b);
             }
         }
         let base = &self.models[&Base::Given];
@@ -247,10 +240,7 @@ impl Lab<'_> {
         Ok(Setting {
             world,
             catalog: self.catalog,
-            baselines: baselines
-                .into_iter()
-                .filter_map(|(c, all)| Some((c, Baselines::mean(&all)?)))
-                .collect(),
+            baselines,
             ceilings: if micro { self.ceilings()? } else { BTreeMap::new() },
             facts,
             parameters,

@@ -26,7 +26,7 @@ const SHAPES: [(&str, usize, usize, usize, usize); 5] = [
     ("7.7M", 288, 7, 9, 768),
 ];
 
-/// Steps of 32 documents: half of those of the embedded model.
+/// Steps of 32 documents.
 const STEPS: i64 = 3000;
 
 /// How the embedded model was pretrained.

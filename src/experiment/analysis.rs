@@ -84,8 +84,8 @@ fn stderr(values: &[f64]) -> f64 {
     Mean::of(values).and_then(|m| m.stderr).unwrap_or(0.0)
 }
 
-/// The worth of every row of `cluster`, in order.
-fn rows(marks: &[Marks], cluster: &str, asked: Asked, unbiased: bool) -> Vec<f64> {
+/// The worth of every row of `cluster`'s tasks, in order, asked in one way; with the leaning to some labels taken off if `unbiased`.
+pub fn rows(marks: &[Marks], cluster: &str, asked: Asked, unbiased: bool) -> Vec<f64> {
     let of = marks.iter().filter(|m| m.cluster == cluster && m.asked == asked);
     of.flat_map(|m| if unbiased && !m.unbiased.is_empty() { &m.unbiased } else { &m.worth })
         .copied()

@@ -6,7 +6,7 @@
 mod analysis;
 mod plan;
 
-pub use analysis::{Cluster, Gain, Holdout, Point, base_at_best, curve, gain, holdout};
+pub use analysis::{Cluster, Gain, Holdout, Point, base_at_best, curve, gain, holdout, rows};
 pub use plan::{ABLATED, Name, World, plan};
 
 use serde::{Deserialize, Serialize};

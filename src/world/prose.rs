@@ -78,7 +78,7 @@ fn clauses(sentence: &str) -> impl Iterator<Item = &str> {
 /// Dev or test rows of a dataset, at most.
 pub(super) const MOST_ROWS: usize = 400;
 
-/// Document `index`: 30 to 120 words, all from one writer of the mixture.
+/// Document `index`: 30 words or more, all from one writer of the mixture.
 pub fn document(seed: u64, index: u64) -> String {
     let mut d = Draw::new(seed, &format!("prose/{index}"));
     let writers: Vec<Writer> = MIXTURE.iter().flat_map(|&(share, write)| repeat_n(write, share)).collect();

@@ -264,18 +264,18 @@ fn known<const K: usize>(d: &mut Draw, values: &[&'static str], topic: usize) ->
     }
 }
 
-fn animal_fact(d: &mut Draw, class: usize) -> Draft {
-    type Ask = (fn(&Animal) -> &'static str, &'static str, &'static str, &'static str, &'static str);
-    const ASKS: [Ask; 3] = [
-        (|x| x.home, "home", "lives in the", "Where does the {} live?", "lives in the"),
-        (|x| x.food, "food", "likes to eat", "What does the {} eat?", "eats"),
-        (|x| x.sound, "sound", "says", "What does the {} say?", "says"),
-    ];
-    let topic = d.below(3);
-    let (value, label, phrase, question, verb) = ASKS[topic];
-    let values: Vec<&str> = ANIMALS.iter().map(value).collect();
+/// A closed-book question of topic number `topic` about one of three of `all`, names with their values.
+fn fact(
+    d: &mut Draw,
+    class: usize,
+    all: &[(&'static str, &'static str)],
+    topic: usize,
+    [label, phrase, question]: [&str; 3],
+    cloze: impl Fn(&str) -> String,
+) -> Draft {
+    let values: Vec<&str> = all.iter().map(|x| x.1).collect();
     let (three, share) = known::<3>(d, &values, topic);
-    let n = ANIMALS[three[class]].name;
+    let n = all[three[class]].0;
     Draft {
         columns: vec![
             ("name", n.into()),
@@ -286,9 +286,22 @@ fn animal_fact(d: &mut Draw, class: usize) -> Draft {
         options: texts(three.map(|i| values[i])),
         sentences: vec![],
         shares: vec![share],
-        cloze: format!("{} {verb}", cap(&a(n))),
+        cloze: cloze(n),
         endings: vec![],
     }
+}
+
+fn animal_fact(d: &mut Draw, class: usize) -> Draft {
+    type Ask = (fn(&Animal) -> &'static str, &'static str, &'static str, &'static str, &'static str);
+    const ASKS: [Ask; 3] = [
+        (|x| x.home, "home", "lives in the", "Where does the {} live?", "lives in the"),
+        (|x| x.food, "food", "likes to eat", "What does the {} eat?", "eats"),
+        (|x| x.sound, "sound", "says", "What does the {} say?", "says"),
+    ];
+    let topic = d.below(3);
+    let (value, label, phrase, question, verb) = ASKS[topic];
+    let all: Vec<_> = ANIMALS.iter().map(|x| (x.name, value(x))).collect();
+    fact(d, class, &all, topic, [label, phrase, question], |n| format!("{} {verb}", cap(&a(n))))
 }
 
 fn job_fact(d: &mut Draw, class: usize) -> Draft {
@@ -306,22 +319,8 @@ fn job_fact(d: &mut Draw, class: usize) -> Draft {
     ];
     let topic = d.below(3);
     let (value, label, phrase, question, cloze) = ASKS[topic];
-    let values: Vec<&str> = JOBS.iter().map(value).collect();
-    let (three, share) = known::<3>(d, &values, topic);
-    let n = JOBS[three[class]].name;
-    Draft {
-        columns: vec![
-            ("name", n.into()),
-            ("topic", label.into()),
-            ("phrase", phrase.into()),
-            ("question", question.replace("{}", n)),
-        ],
-        options: texts(three.map(|i| values[i])),
-        sentences: vec![],
-        shares: vec![share],
-        cloze: cloze.replace("{}", n),
-        endings: vec![],
-    }
+    let all: Vec<_> = JOBS.iter().map(|x| (x.name, value(x))).collect();
+    fact(d, class, &all, topic, [label, phrase, question], |n| cloze.replace("{}", n))
 }
 
 /// Two events by number whose effects could not follow each other's causes.
