@@ -39,14 +39,14 @@ fuzz:
 	for target in requests data config; do cargo fuzz run $$target -- -max_total_time=600 -max_len=4096 || exit 1; done
 
 # The base model inside the binary: text of the micro-world and of books, a tokenizer trained on it, one pretraining run.
-# About 40 minutes on two cores. BOOKS is a folder with the books of weights/books.sha256: see weights/README.md.
+# About 35 minutes on two cores. BOOKS is a folder with the books of weights/books.sha256: see weights/README.md.
 BASE := target/base
 BOOKS ?= books
-PRIMER := 19200
+PRIMER := 16000
 weights:
 	cargo build --release
 	rm -rf $(BASE) && mkdir -p $(BASE)/start
-	target/release/flanrt world text --primer $(PRIMER) -n 113000 --seed 1 --out $(BASE)/world.jsonl
+	target/release/flanrt world text --primer $(PRIMER) -n 128000 --seed 1 --out $(BASE)/world.jsonl
 	target/release/flanrt world text -n 500 --seed 2 --out $(BASE)/val.jsonl
 	python3 scripts/pretraining_text.py $(BASE)/text.jsonl $(BASE)/world.jsonl $(PRIMER) weights/books.sha256 $(BOOKS)
 	cp weights/config.json $(BASE)/start/

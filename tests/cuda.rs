@@ -5,7 +5,7 @@ use flanrt::arena::Arena;
 use flanrt::cpu::Cpu;
 use flanrt::cuda::Cuda;
 use flanrt::dist::Solo;
-use flanrt::model::{Acts, Cache, Config, Model, Params, Recompute, Sizes};
+use flanrt::model::{Acts, Cache, Config, Init, Model, Params, Recompute, Sizes};
 use flanrt::ops::{AdamW, Batch, Device};
 use flanrt::rng::Rng;
 use flanrt::tensor::{DType, Tensor};
@@ -96,7 +96,7 @@ fn pass(device: &dyn Device, config: &Config, dtype: DType) -> Vec<(String, Vec<
     })
     .expect("memory");
     model.prepare(device);
-    model.init(7, &mut |part, values| {
+    model.init(7, Init::Normal, &mut |part, values| {
         let values: &[f32] = bytemuck::cast_slice(values);
         match dtype {
             DType::F32 => device.write(part, bytemuck::cast_slice(values)),
@@ -176,7 +176,7 @@ fn train(device: &dyn Device, how: How) -> (Vec<f64>, Vec<u8>) {
     let all: Vec<Batch> = (0..3).map(|i| batch(i, config.vocab)).collect();
     let sizes = sizes(device, &all[0], config.vocab, how.recompute);
     let mut trainer = Trainer::new(device, &config, how.dtype, sizes, how.method).expect("memory");
-    trainer.model.init(7, &mut |part, values| trainer.set(part, values));
+    trainer.model.init(7, Init::Normal, &mut |part, values| trainer.set(part, values));
     let mut numbers = Vec::new();
     for step in 1..=how.steps {
         let update = AdamW {
@@ -277,7 +277,7 @@ fn answers_over_a_cache_have_the_bits_of_the_plain_pass() {
             })
             .expect("memory");
             model.prepare(gpu);
-            model.init(7, &mut |part, values| match dtype {
+            model.init(7, Init::Normal, &mut |part, values| match dtype {
                 DType::F32 => gpu.write(part, values),
                 _ => {
                     let values: &[f32] = bytemuck::cast_slice(values);

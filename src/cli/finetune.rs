@@ -410,8 +410,8 @@ impl Run<'_> {
                 say!("weights {}", account.line());
             }
             Start::Random => {
-                let seed = self.p.settings().train.seed;
-                trainer.model.init(seed, &mut |part, values| trainer.set(part, values));
+                let (seed, how) = (self.p.settings().train.seed, self.p.settings().model.init);
+                trainer.model.init(seed, how, &mut |part, values| trainer.set(part, values));
             }
         }
         let (scaling, window) = (trainer.scaling, checkpoint::Window::default());

@@ -87,6 +87,7 @@ impl Prepared {
                 tokenizer
             }
         };
+        resolved.settings.model.init.check(&config)?;
         let generation = generation(&source)?;
         let name = source.name();
         Self::checked(resolved, Start::Random, name, config, generation, tokenizer)

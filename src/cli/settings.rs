@@ -6,6 +6,7 @@
 use crate::data::Source;
 use crate::error::{Error, Result};
 use crate::flan::{Assign, Join, Mode, Truncate, Wording};
+use crate::model::Init;
 use crate::tensor::DType;
 use crate::train::{Auto, Recipe};
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,8 @@ pub struct ModelSettings {
     pub dtype: Auto<DType>,
     /// For pretraining: pieces of a byte-level BPE trained on the text; 0: the model's own tokenizer.
     pub vocab_size: usize,
+    /// For pretraining: how the weights begin, `normal` or `copying`.
+    pub init: Init,
 }
 
 /// `[data]`
@@ -175,6 +178,7 @@ pub const DEFAULTS: &str = r#"
 path = "builtin"
 dtype = "auto"
 vocab_size = 0
+init = "normal"
 
 [data]
 seq_len = 0

@@ -26,8 +26,11 @@ const SHAPES: [(&str, usize, usize, usize, usize); 5] = [
     ("7.7M", 288, 7, 9, 768),
 ];
 
-/// Steps of 32 documents.
+/// Steps of 32 texts.
 const STEPS: i64 = 3000;
+
+/// How many of the texts are the primer, as for the embedded model.
+const PRIMER: u64 = 16_000;
 
 /// How the embedded model was pretrained.
 const RECIPE: &str = include_str!("../../weights/pretrain.toml");
@@ -52,9 +55,12 @@ pub(super) fn pretrained(dir: &Path, global: &Global, stop: &AtomicBool) -> Resu
             std::fs::remove_dir_all(&run).map_err(|e| Error::io(Kind::Disk, "remove", &run, &e))?;
         }
         if !text.exists() {
-            let documents = 32 * STEPS as u64;
+            let documents = 32 * STEPS as u64 - PRIMER;
+            let texts =
+                (0..PRIMER).map(|i| world::primer(1, i)).chain((0..documents).map(|i| world::document(1, i)));
             disk::write_atomic_with(&text, |file| {
-                (0..documents).try_for_each(|i| writeln!(file, "{}", json!({"text": world::document(1, i)})))
+                let mut texts = texts;
+                texts.try_for_each(|text| writeln!(file, "{}", json!({"text": text})))
             })?;
         }
         create(&start)?;

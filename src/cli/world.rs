@@ -36,7 +36,7 @@ pub(super) struct Text {
     /// Documents
     #[arg(short, long, value_name = "N", default_value_t = 1000)]
     n: u64,
-    /// Lists of words said three times, in front of the documents
+    /// Texts of the primer (things to look up in what was just said), in front of the documents
     #[arg(long, value_name = "N", default_value_t = 0)]
     primer: u64,
     /// Seed

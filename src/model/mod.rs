@@ -15,6 +15,7 @@ mod rope;
 pub use acts::{Acts, Input, Recompute, Sizes};
 pub use cache::{Cache, Rows};
 pub use config::{Config, Scaling};
+pub use init::Init;
 pub use params::{Named, Params};
 
 use crate::arena::Arena;
@@ -154,9 +155,9 @@ impl Model {
         Ok(acts.upload(device, batch, Some(cache), 0.0, self.rope.rows()))
     }
 
-    /// Gives `put` random weights (for pretraining): every parameter and its values as f32 bytes, normal with the configured
-    /// deviation, norms one, biases zero.
-    pub fn init(&self, seed: u64, put: &mut dyn FnMut(Tensor, &[u8])) {
-        init::fill(&self.config, &self.params, seed, put);
+    /// Gives `put` initial weights (for pretraining): every parameter and its values as f32 bytes. The model must be one that
+    /// [`Init::check`] lets begin so.
+    pub fn init(&self, seed: u64, how: Init, put: &mut dyn FnMut(Tensor, &[u8])) {
+        init::fill(&self.config, &self.params, seed, how, put);
     }
 }

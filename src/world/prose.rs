@@ -97,24 +97,69 @@ pub fn document(seed: u64, index: u64) -> String {
     pieces.join(if pieces.iter().any(|p| p.contains('\n')) { "\n" } else { " " })
 }
 
-/// List `index` of the primer: 6 to 20 words at random, said three times. From sentences alone a small model does not learn to look back for
-/// what it has read (in 10 M tokens); from a million tokens of this it does, and then sentences teach it the rest.
+/// Text `index` of the primer, which stands in front of the documents: nothing but things to be looked up in what was just said. Lists of
+/// words of which parts are said again; words that belong to words, nought to three words apart, asked for again and again; people in
+/// places or with things, likewise. From documents alone a small model does not learn to look back within ten million tokens.
 pub fn primer(seed: u64, index: u64) -> String {
-    static WORDS: OnceLock<Vec<String>> = OnceLock::new();
-    let words = WORDS.get_or_init(|| {
-        let documents = (0..3000).map(|i| document(0, i)).collect::<Vec<_>>().join(" ");
-        let words: std::collections::BTreeSet<String> = documents
-            .split(|c: char| !c.is_alphabetic())
-            .filter(|w| !w.is_empty())
-            .map(String::from)
-            .collect();
-        words.into_iter().collect()
-    });
     let mut d = Draw::new(seed, &format!("primer/{index}"));
-    let n = 6 + d.below(15);
-    let list: Vec<&str> = (0..n).map(|_| words[d.below(words.len())].as_str()).collect();
-    let list = list.join(" ");
-    format!("{list}. {list}. {list}.")
+    match d.below(5) {
+        0 => parts(&mut d),
+        1 => keyed(&mut d),
+        _ => loop {
+            let text = scene(&mut d);
+            if !sentences(&text).any(|s| reserved().contains(&s)) {
+                break text;
+            }
+        },
+    }
+}
+
+/// Any word of a few tables.
+fn words<const K: usize>(d: &mut Draw) -> [&'static str; K] {
+    let jobs = JOBS.iter().map(|x| x.name);
+    let all = PEOPLE.as_flattened().iter().chain(&PLACES).chain(&THINGS).chain(&COLOURS).copied().chain(jobs);
+    d.distinct(&all.collect::<Vec<_>>())
+}
+
+fn parts(d: &mut Draw) -> String {
+    let (n, list) = (6 + d.below(11), words::<16>(d));
+    let (mut text, mut count) = (vec![list[..n].join(" ")], n);
+    while count < 70 {
+        let length = 2 + d.below(4);
+        let from = d.below(n - length + 1);
+        text.push(list[from..from + length].join(" "));
+        count += length + 1;
+    }
+    format!("{}.", text.join(". "))
+}
+
+fn keyed(d: &mut Draw) -> String {
+    let (n, keys, values) = (4 + d.below(5), words::<8>(d), words::<8>(d));
+    let between = d.pick(&["", " is", " is the", " is in the"]);
+    let asked = (0..16).map(|_| d.below(n)).collect::<Vec<_>>();
+    let told = (0..n).chain(asked).map(|i| format!("{}{between} {}.", keys[i], values[i]));
+    told.collect::<Vec<_>>().join(" ")
+}
+
+fn scene(d: &mut Draw) -> String {
+    let (n, who, places) = (2 + d.below(3), people::<4>(d), d.coin());
+    let (at, colours): ([&str; 4], [&str; 4]) = (d.distinct(&PLACES), d.distinct(&COLOURS));
+    let things: [&str; 4] = d.distinct(&THINGS);
+    let say = |form: usize, i: usize| {
+        let (x, p, t) = (who[i], at[i], format!("{} {}", colours[i], things[i]));
+        match (places, form) {
+            (true, 0 | 1) => format!("{x} is in the {p}."),
+            (true, 2) => format!("To meet {x}, go to the {p}."),
+            (true, _) => format!("The one in the {p} is {x}."),
+            (false, 0) => format!("{x} has {}.", a(&t)),
+            (false, 1) => format!("{x} has the {t}."),
+            (false, 2) => format!("The {t} is with {x}."),
+            (false, _) => format!("It is {x} who has the {t}."),
+        }
+    };
+    let asked = (0..9).map(|_| (d.below(4), d.below(n))).collect::<Vec<_>>();
+    let told = (0..n).map(|i| (0, i)).chain(asked).map(|(form, i)| say(form, i));
+    told.collect::<Vec<_>>().join(" ")
 }
 
 pub(super) fn people<const K: usize>(d: &mut Draw) -> [&'static str; K] {
