@@ -42,11 +42,11 @@ fuzz:
 # About 35 minutes on two cores. BOOKS is a folder with the books of weights/books.sha256: see weights/README.md.
 BASE := target/base
 BOOKS ?= books
-PRIMER := 16000
+PRIMER := 22400
 weights:
 	cargo build --release
 	rm -rf $(BASE) && mkdir -p $(BASE)/start
-	target/release/flanrt world text --primer $(PRIMER) -n 128000 --seed 1 --out $(BASE)/world.jsonl
+	target/release/flanrt world text --primer $(PRIMER) -n 99000 --seed 1 --out $(BASE)/world.jsonl
 	target/release/flanrt world text -n 500 --seed 2 --out $(BASE)/val.jsonl
 	python3 scripts/pretraining_text.py $(BASE)/text.jsonl $(BASE)/world.jsonl $(PRIMER) weights/books.sha256 $(BOOKS)
 	cp weights/config.json $(BASE)/start/

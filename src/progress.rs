@@ -4,8 +4,9 @@
 
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::cell::Cell;
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 /// How progress is shown.
@@ -49,26 +50,28 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// At least this lies between two lines.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-static HUSHED: AtomicBool = AtomicBool::new(false);
+thread_local! {
+    static HUSHED: Cell<bool> = const { Cell::new(false) };
+}
 
-/// While it lives, [`tell`] says nothing: for runs inside a larger one, which tells of them in its own words.
-pub struct Hush(());
+/// While it lives, [`tell`] says nothing on the thread that made it: for runs inside a larger one, which tells of them in its own words.
+pub struct Hush(PhantomData<*const ()>);
 
 /// Silences [`tell`] until the value is dropped.
 pub fn hush() -> Hush {
-    HUSHED.store(true, Ordering::Relaxed);
-    Hush(())
+    HUSHED.set(true);
+    Hush(PhantomData)
 }
 
 impl Drop for Hush {
     fn drop(&mut self) {
-        HUSHED.store(false, Ordering::Relaxed);
+        HUSHED.set(false);
     }
 }
 
 /// Writes a line to stderr. A reader that went away, or a full disk behind it, must not end the work.
 pub fn tell(line: &str) {
-    if !HUSHED.load(Ordering::Relaxed) {
+    if !HUSHED.get() {
         let _ = writeln!(std::io::stderr(), "{line}");
     }
 }

@@ -2,7 +2,7 @@
 
 use flanrt::flan::eval::{Baselines, Grams, baselines};
 use flanrt::flan::{Catalog, Collection, DataDirs, Part, PartRows, Source, TaskRef, load_part};
-use flanrt::world::{DATASETS, Row, Split, document, rows, sentences};
+use flanrt::world::{DATASETS, Row, Split, document, primer, rows, sentences};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 const DOCUMENTS: u64 = 6000;
@@ -121,10 +121,9 @@ fn no_sentence_of_a_test_row_is_in_a_training_row_or_a_document() {
             assert!(seen.is_none(), "{name}: {seen:?} is in a training row");
         }
     }
-    for i in 0..DOCUMENTS {
-        let text = document(1, i);
+    for text in (0..DOCUMENTS).flat_map(|i| [document(1, i), primer(1, i)]) {
         let seen = sentences(&text).find(|s| kept.contains(s));
-        assert!(seen.is_none(), "{seen:?} is in document {i}: {text}");
+        assert!(seen.is_none(), "{seen:?} is in: {text}");
     }
 }
 
@@ -141,7 +140,7 @@ fn no_run_of_thirteen_words_of_a_test_prompt_is_in_pretraining_or_tuning_text() 
             .map(|(i, found)| t.dataset.prompt(&found.row, &t.dataset.templates[i % 10]).unwrap().prompt);
         prompts.entry(&t.dataset.cluster).or_default().extend(made);
     }
-    let documents: Vec<String> = (0..DOCUMENTS).map(|i| document(1, i)).collect();
+    let documents: Vec<String> = (0..DOCUMENTS).flat_map(|i| [document(1, i), primer(1, i)]).collect();
     let tuning: Vec<(&str, String)> = c
         .tasks()
         .flat_map(|t| {
@@ -185,8 +184,10 @@ fn documents_hold_no_instruction() {
         let n = text.split_whitespace().count();
         assert!((30..=200).contains(&n), "{n} words: {text}");
         assert!(!text.to_lowercase().contains("option") && !text.contains(['{', '}']), "{text}");
-        let seen = words(&text).windows(6).find(|w| runs.contains(*w)).map(<[String]>::to_vec);
-        assert!(seen.is_none(), "{seen:?} of a template is in: {text}");
+        for text in [text, primer(9, i)] {
+            let seen = words(&text).windows(6).find(|w| runs.contains(*w)).map(<[String]>::to_vec);
+            assert!(seen.is_none(), "{seen:?} of a template is in: {text}");
+        }
     }
     assert_ne!(document(9, 0), document(10, 0));
 }

@@ -26,7 +26,8 @@ use clap::Args;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// `flanrt experiment`
@@ -50,6 +51,10 @@ pub(super) struct Experiment {
     /// Solved examples of `few-shot`
     #[arg(long, value_name = "N", default_value_t = 2)]
     exemplars: usize,
+    /// Models tuned and asked at a time, which share the threads; changes speed only [default: one a thread for a small model on
+    /// a CPU, else 1]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
     #[command(flatten)]
     train: TrainFlags,
 }
@@ -128,14 +133,16 @@ pub(super) fn run(c: Experiment, global: &Global) -> Result<()> {
         world.sizes = lab.sizes(micro)?;
     }
     let plans: Vec<(Name, Vec<Cell>)> = chosen.into_iter().map(|name| (name, plan(name, &world))).collect();
-    let mut clock = Clock::new(&lab, plans.iter().flat_map(|(_, cells)| cells))?;
+    lab.fill(plans.iter().flat_map(|(_, cells)| cells))?;
     let setting = lab.setting(&world, micro)?;
     for (name, cells) in &plans {
-        let mut results = Vec::new();
-        for cell in cells {
-            let marks = lab.cell(cell, &mut clock)?;
-            results.push((cell.clone(), marks));
-        }
+        let results = cells
+            .iter()
+            .map(|cell| {
+                let marks = lab.marks(cell)?;
+                marks.map(|m| (cell.clone(), m)).ok_or_else(|| Error::internal("a cell without marks"))
+            })
+            .collect::<Result<Vec<_>>>()?;
         let file = lab.out.join(format!("{}.json", name.name()));
         let text = serde_json::to_string(&json!({"experiment": name.name(), "cells": results}))
             .map_err(|e| Error::internal(e.to_string()))?;
@@ -347,13 +354,84 @@ impl Lab<'_> {
         Ok(self.out.join("marks").join(format!("{key}.json")))
     }
 
-    fn cell(&self, cell: &Cell, clock: &mut Clock) -> Result<Vec<Marks>> {
+    /// What a cell came to, if it is done.
+    fn marks(&self, cell: &Cell) -> Result<Option<Vec<Marks>>> {
         let file = self.marks_file(cell)?;
-        if let Ok(bytes) = std::fs::read(&file) {
-            return serde_json::from_slice(&bytes).map_err(|e| {
-                Error::disk(format!("{}: {e}", file.display())).fix("delete the file and start again")
-            });
+        let Ok(bytes) = std::fs::read(&file) else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+            Error::disk(format!("{}: {e}", file.display())).fix("delete the file and start again")
+        })
+    }
+
+    /// Models tuned at a time. Two of a small model on a thread each are done sooner than one after the other on two.
+    fn jobs(&self, threads: usize) -> Result<usize> {
+        const SMALL: u64 = 20_000_000;
+        let most =
+            self.models.values().map(|m| Ok(count(&m.source.config()?))).collect::<Result<Vec<_>>>()?;
+        let small = !self.device.own_memory && most.iter().all(|n| *n < SMALL);
+        Ok(self.c.jobs.unwrap_or(if small { threads } else { 1 }).clamp(1, threads))
+    }
+
+    /// Does the cells that are not done yet, several at a time; those of one model one after the other.
+    fn fill<'c>(&self, cells: impl Iterator<Item = &'c Cell>) -> Result<()> {
+        let (mut all, mut seen) = (0, BTreeSet::new());
+        let mut runs: Vec<(Option<PathBuf>, Vec<&Cell>)> = Vec::new();
+        for cell in cells {
+            all += 1;
+            if !seen.insert(self.marks_file(cell)?) || self.marks(cell)?.is_some() {
+                continue;
+            }
+            let dir = self.run_of(cell)?.map(|(_, dir)| dir);
+            match runs.iter_mut().find(|(d, _)| dir.is_some() && *d == dir) {
+                Some((_, cells)) => cells.push(cell),
+                None => runs.push((dir, vec![cell])),
+            }
         }
+        let open = runs.iter().map(|(_, cells)| cells.len()).sum();
+        let threads = self.device.threads.max(1);
+        let jobs = self.jobs(threads)?.min(runs.len().max(1));
+        say!("        {all} cells, {open} of them to do, {jobs} at a time, in {}", self.out.display());
+        let clock = Mutex::new(Clock { total: open, done: 0, begin: Instant::now() });
+        let next = AtomicUsize::new(0);
+        let failed: Mutex<Option<Error>> = Mutex::new(None);
+        let work = || -> Result<()> {
+            let device = Machine::open(&self.base.settings.run.device, threads / jobs)?;
+            while let Some((_, cells)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                for cell in cells {
+                    let (tuned, asked) = self.cell(cell, &device)?;
+                    if let Ok(mut clock) = clock.lock() {
+                        clock.done(&cell.label, tuned, asked);
+                    }
+                    if self.stop.load(Ordering::Relaxed) {
+                        return Err(Error::new(
+                            Kind::Stopped,
+                            "stopped between two cells; what was done is kept",
+                        )
+                        .fix("continue with the same command"));
+                    }
+                }
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..jobs {
+                scope.spawn(|| {
+                    if let Err(e) = work() {
+                        // The others finish the cell that they are at.
+                        next.store(usize::MAX / 2, Ordering::Relaxed);
+                        if let Ok(mut first) = failed.lock() {
+                            first.get_or_insert(e);
+                        }
+                    }
+                });
+            }
+        });
+        failed.into_inner().ok().flatten().map_or(Ok(()), Err)
+    }
+
+    /// Tunes and asks; the time each took.
+    fn cell(&self, cell: &Cell, device: &Machine) -> Result<(Duration, Duration)> {
+        let file = self.marks_file(cell)?;
         let start = Instant::now();
         let source = match self.run_of(cell)? {
             None => self.models[&cell.base].source.clone(),
@@ -364,6 +442,7 @@ impl Lab<'_> {
                             .map_err(|e| Error::io(Kind::Disk, "remove", &dir, &e))?;
                     }
                     let _hush = progress::hush();
+                    let resolved = resolved.with(&[format!("run.threads={}", device.threads)])?;
                     execute(
                         Prepared::finetune(resolved, true)?,
                         &Go::default(),
@@ -389,12 +468,12 @@ impl Lab<'_> {
             input_tokens: m.input_tokens,
             target_tokens: m.target_tokens,
         };
-        let dtype = self.base.settings.model.dtype.fixed().unwrap_or(self.device.profile().dtype);
+        let dtype = self.base.settings.model.dtype.fixed().unwrap_or(device.profile().dtype);
         let model = Candidate {
             source: &source,
             config: &config,
             tokenizer: &tokenizer,
-            device: &self.device,
+            device,
             dtype,
             name: "cell",
         };
@@ -403,12 +482,7 @@ impl Lab<'_> {
         let folder = self.out.join("marks");
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(Kind::Disk, "create", &folder, &e))?;
         disk::write_atomic(&file, &text)?;
-        clock.done(&cell.label, tuned, start.elapsed());
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::new(Kind::Stopped, "stopped between two cells; what was done is kept")
-                .fix("continue with the same command"));
-        }
-        Ok(marks)
+        Ok((tuned, start.elapsed() - tuned))
     }
 }
 
@@ -423,34 +497,19 @@ fn trained(dir: &Path) -> bool {
 struct Clock {
     total: usize,
     done: usize,
-    spent: Duration,
+    begin: Instant,
 }
 
 impl Clock {
-    fn new<'a>(lab: &Lab<'_>, cells: impl Iterator<Item = &'a Cell>) -> Result<Self> {
-        let mut open = BTreeSet::new();
-        let mut all = 0;
-        for cell in cells {
-            let file = lab.marks_file(cell)?;
-            all += 1;
-            if !file.exists() {
-                open.insert(file);
-            }
-        }
-        say!("        {all} cells, {} of them to do, in {}", open.len(), lab.out.display());
-        Ok(Self { total: open.len(), done: 0, spent: Duration::ZERO })
-    }
-
-    fn done(&mut self, label: &str, tuned: Duration, all: Duration) {
+    fn done(&mut self, label: &str, tuned: Duration, asked: Duration) {
         self.done += 1;
-        self.spent += all;
-        let left = self.spent / self.done as u32 * self.total.saturating_sub(self.done) as u32;
+        let left = self.begin.elapsed() / self.done as u32 * self.total.saturating_sub(self.done) as u32;
         say!(
             "[{}/{}] {label}  tuned {:.0} s, asked {:.0} s  about {} left",
             self.done,
             self.total,
             tuned.as_secs_f64(),
-            (all - tuned).as_secs_f64(),
+            asked.as_secs_f64(),
             minutes(left)
         );
     }

@@ -30,7 +30,7 @@ const SHAPES: [(&str, usize, usize, usize, usize); 5] = [
 const STEPS: i64 = 3000;
 
 /// How many of the texts are the primer, as for the embedded model.
-const PRIMER: u64 = 16_000;
+const PRIMER: u64 = 22_400;
 
 /// How the embedded model was pretrained.
 const RECIPE: &str = include_str!("../../weights/pretrain.toml");
