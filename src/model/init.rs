@@ -79,7 +79,7 @@ fn deviation(c: &Config, named: &Named) -> f64 {
 ///
 /// * Layer 0: head h attends to the token h + 1 back (biases of queries and keys, turned against each other by the rotary embedding) and
 ///   writes what it read into a subspace of its own.
-/// * Layer 1: head h attends to where the word h + 1 back is the word that is h back now, and copies the token there: "Ann is in the", h = 3,
+/// * Layer 1: head h attends to where the word h + 1 back is the word that is h back now (head 0 only roughly), and copies the token there: "Ann is in the", h = 3,
 ///   finds what followed "Ann is in the" before.
 /// * Layer 2 (where there is one): attends to where a recent word stood before, and copies the word h + 1 back of there: "the one in the park is"
 ///   finds whose park it was.
@@ -318,7 +318,8 @@ mod tests {
             assert_eq!(likeliest(&first[h][i]), i - h - 1, "head {h} of layer 0 at {i}");
         }
         let (second, _) = attend(&c, &p, 1, &x);
-        for h in 0..2 {
+        // Not head 0: its query is the word itself, which layer 0 has written over; it has to be learnt.
+        for h in 1..3 {
             // At the last of the words said again, what followed it the first time.
             let right = (22..27).filter(|&i| likeliest(&second[h][i]) == i - 20 + 5 + 1).count();
             assert!(right >= 4, "head {h} of layer 1 finds {right} of 5");
